@@ -1,0 +1,184 @@
+"""Boxes, grids and blocks: exact integer geometry, C-order, absolute voxels of one level.
+
+Nothing here knows of files, steps or physical units. Axis order is the caller's (inside ndbatch: t?, c?, z, y, x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A half-open region `start <= voxel < stop` in absolute voxels."""
+
+    start: Shape
+    stop: Shape
+
+    def __post_init__(self) -> None:
+        if len(self.start) != len(self.stop):
+            raise ValueError(f"box with {len(self.start)} start and {len(self.stop)} stop coordinates")
+
+    @staticmethod
+    def of_shape(shape: Sequence[int], start: Sequence[int] | None = None) -> Box:
+        """Return the box of `shape` whose first voxel is `start` (the origin if not given)."""
+        origin = tuple(start) if start is not None else (0,) * len(shape)
+        return Box(origin, tuple(a + n for a, n in zip(origin, shape, strict=True)))
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.start)
+
+    @property
+    def shape(self) -> Shape:
+        """Extent along each axis; 0 where the box is empty."""
+        return tuple(max(0, b - a) for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return math.prod(self.shape)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the box holds no voxel."""
+        return any(b <= a for a, b in zip(self.start, self.stop, strict=True))
+
+    def intersect(self, other: Box) -> Box:
+        """Return the common part, with `stop >= start` also when there is none."""
+        start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
+        stop = tuple(max(s, min(a, b)) for s, a, b in zip(start, self.stop, other.stop, strict=True))
+        return Box(start, stop)
+
+    def contains(self, other: Box) -> bool:
+        """Return whether every voxel of `other` lies in this box."""
+        return other.empty or (
+            all(a <= b for a, b in zip(self.start, other.start, strict=True))
+            and all(a >= b for a, b in zip(self.stop, other.stop, strict=True))
+        )
+
+    def grow(self, halo: Sequence[int]) -> Box:
+        """Return the box larger by `halo[i]` voxels at both ends of axis i."""
+        return Box(
+            tuple(a - h for a, h in zip(self.start, halo, strict=True)),
+            tuple(b + h for b, h in zip(self.stop, halo, strict=True)),
+        )
+
+    def shift(self, by: Sequence[int]) -> Box:
+        """Return the box moved by `by` voxels."""
+        return Box(
+            tuple(a + d for a, d in zip(self.start, by, strict=True)),
+            tuple(b + d for b, d in zip(self.stop, by, strict=True)),
+        )
+
+    def slices(self, origin: Sequence[int] | None = None) -> tuple[slice, ...]:
+        """Return numpy slices of this box in an array whose first voxel is `origin` (absolute 0 if not given)."""
+        base = origin if origin is not None else (0,) * self.ndim
+        return tuple(slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, base, strict=True))
+
+    def aligned_to(self, step: Sequence[int], origin: Sequence[int]) -> Box:
+        """Return the smallest box of whole `step` cells, counted from `origin`, that contains this one."""
+        start = tuple(o + (a - o) // s * s for a, s, o in zip(self.start, step, origin, strict=True))
+        stop = tuple(o - (o - b) // s * s for b, s, o in zip(self.stop, step, origin, strict=True))
+        return Box(start, stop)
+
+    def describe(self, axes: str) -> str:
+        """Return the box with named axes, for messages: `z: [0, 64], y: [0, 256], x: [0, 256]`."""
+        return ", ".join(f"{n}: [{a}, {b}]" for n, a, b in zip(axes, self.start, self.stop, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The unit of work: its place in the grid and the region it alone writes."""
+
+    index: int
+    core: Box
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Blocks of `block` voxels, counted from `origin`, clipped to `bounds`; they tile `bounds` exactly once.
+
+    The grid is an arithmetic object: a block is computed from its index, so that 1e8 blocks take no memory.
+    """
+
+    bounds: Box
+    block: Shape
+    origin: Shape
+
+    @staticmethod
+    def over(bounds: Box, block: Sequence[int], origin: Sequence[int] | None = None) -> Grid:
+        """Return the grid of `block`-shaped cells over `bounds`, counted from `origin` (the bounds' first voxel)."""
+        if any(n <= 0 for n in block):
+            raise ValueError(f"block shape {tuple(block)} has an extent below 1")
+        return Grid(bounds, tuple(block), tuple(origin) if origin is not None else bounds.start)
+
+    @property
+    def _first(self) -> Shape:
+        return tuple((a - o) // n for a, o, n in zip(self.bounds.start, self.origin, self.block, strict=True))
+
+    @property
+    def counts(self) -> Shape:
+        """Number of blocks along each axis."""
+        if self.bounds.empty:
+            return (0,) * self.bounds.ndim
+        return tuple(
+            -((o - b) // n) - f
+            for b, o, n, f in zip(self.bounds.stop, self.origin, self.block, self._first, strict=True)
+        )
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def position(self, index: int) -> Shape:
+        """Return the grid position of block `index`, C-order."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"block {index} of {len(self)}")
+        place = []
+        for n in reversed(self.counts):
+            index, rest = divmod(index, n)
+            place.append(rest)
+        return tuple(reversed(place))
+
+    def index(self, position: Sequence[int]) -> int:
+        """Return the index of the block at `position`, C-order."""
+        result = 0
+        for p, n in zip(position, self.counts, strict=True):
+            if not 0 <= p < n:
+                raise IndexError(f"grid position {tuple(position)} outside {self.counts}")
+            result = result * n + p
+        return result
+
+    def __getitem__(self, index: int) -> Block:
+        first, place = self._first, self.position(index)
+        start = tuple(o + (f + p) * n for o, f, p, n in zip(self.origin, first, place, self.block, strict=True))
+        return Block(index, Box.of_shape(self.block, start).intersect(self.bounds))
+
+    def __iter__(self) -> Iterator[Block]:
+        return (self[i] for i in range(len(self)))
+
+    def containing(self, voxel: Sequence[int]) -> int:
+        """Return the index of the block whose core holds `voxel`."""
+        first = self._first
+        return self.index([(v - o) // n - f for v, o, n, f in zip(voxel, self.origin, self.block, first, strict=True)])
+
+    def touching(self, box: Box) -> Iterator[int]:
+        """Yield, in C-order, the indices of the blocks whose core shares a voxel with `box`."""
+        common = box.intersect(self.bounds)
+        if common.empty:
+            return
+        low = self.position(self.containing(common.start))
+        high = self.position(self.containing([b - 1 for b in common.stop]))
+        spans = Box(low, tuple(h + 1 for h in high))
+        for cell in Grid.over(spans, (1,) * spans.ndim):
+            yield self.index(cell.core.start)
+
+
+def common_multiple(shapes: Sequence[Sequence[int]]) -> Shape:
+    """Return the smallest shape that is a whole number of every shape in `shapes`, axis by axis."""
+    return tuple(math.lcm(*extents) for extents in zip(*shapes, strict=True))

@@ -1,0 +1,52 @@
+"""From an address to a volume: schemes by entry point (`ndbatch.remotes`), each store imported when first used."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from ndbatch.errors import PlanError
+from ndbatch.remotes.address import Address, parse
+from ndbatch.remotes.base import ArraySpec, Volume
+
+GROUP = "ndbatch.remotes"
+BUILT_IN = {
+    "zarr": "ndbatch.remotes.zarr:ZarrVolume",
+    "hdf5": "ndbatch.remotes.hdf5:Hdf5Volume",
+    "tiff": "ndbatch.remotes.tiff:TiffVolume",
+    "memory": "ndbatch.remotes.memory:MemoryVolume",
+}
+
+
+@cache
+def schemes() -> dict[str, str]:
+    """Return `module:class` of every known scheme, those of installed packages included."""
+    found = {point.name: point.value for point in entry_points(group=GROUP)}
+    return {**found, **BUILT_IN}
+
+
+def store_class(scheme: str) -> type[Volume]:
+    """Return the Volume class of `scheme`, imported now; PlanError names the nearest scheme where it is unknown."""
+    known = schemes()
+    if scheme not in known:
+        near = difflib.get_close_matches(scheme, known, n=1)
+        hint = f"did you mean {near[0]}://?" if near else f"known: {', '.join(sorted(known))}"
+        raise PlanError(f"unknown scheme {scheme}://; {hint}", scheme=scheme)
+    module, _, name = known[scheme].partition(":")
+    loaded: type[Volume] = getattr(import_module(module), name)
+    return loaded
+
+
+def open_volume(url: str | Address, base: Path | None = None) -> Volume:
+    """Open the volume at `url` with one small metadata read."""
+    address = url if isinstance(url, Address) else parse(url, base)
+    return store_class(address.scheme).open(address)
+
+
+def create_volume(url: str | Address, spec: ArraySpec, base: Path | None = None) -> Volume:
+    """Create an empty volume of `spec` at `url`; Conflict where something is there already."""
+    address = url if isinstance(url, Address) else parse(url, base)
+    return store_class(address.scheme).create(address, spec)
