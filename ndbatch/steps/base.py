@@ -118,6 +118,8 @@ class Operation(ABC):
     """Peak memory of `apply` or of any pass beyond its inputs and outputs, in bytes a voxel of the input box."""
     block_bound: bool = False
     """`apply` can only make whole cores, because its states belong to the blocks (block-local labels)."""
+    once: bool = False
+    """`apply` runs exactly once a block (a user's function): its arrays are stored rather than computed again."""
     block_independent: bool = True
     """The result is the same for every block shape. Where False, `caveat` says why, and the plan prints it."""
     caveat: str = ""

@@ -1,0 +1,60 @@
+"""The executor contract: takes batches, gives back what came of them. It decides nothing; the engine does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from ndbatch.worker.work import Batch, BatchResult, Work
+
+
+@dataclass(frozen=True)
+class WorkerDeath:
+    """A worker process ended while it held a batch. `kind` names the error class that tells why."""
+
+    ticket: int
+    worker: int
+    kind: str
+    error: str
+    culprit: int | None = None
+    started: bool = True
+
+
+Reply = BatchResult | WorkerDeath
+
+
+class Executor(ABC):
+    """Runs batches of one stage at a time. All methods are called from the driver's thread."""
+
+    workers: int
+
+    @abstractmethod
+    def begin(self, work: Work) -> None:
+        """Get ready for the batches of a stage; called when no batch is under way."""
+
+    @abstractmethod
+    def room(self) -> int:
+        """Return how many more batches it wants now, so that workers never wait for the driver."""
+
+    @abstractmethod
+    def submit(self, batch: Batch) -> None:
+        """Take a batch; returns at once."""
+
+    @abstractmethod
+    def wait(self, seconds: float) -> Sequence[Reply]:
+        """Return replies, waiting for the first for at most `seconds`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop everything that was started, also after an error."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

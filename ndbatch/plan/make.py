@@ -1,0 +1,183 @@
+"""Making a plan: open the inputs (metadata only), bind the steps, compile stages, choose blocks, refuse what cannot be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+from ndbatch.config.model import Cluster, Config, Input
+from ndbatch.config.quantities import parse_bytes
+from ndbatch.errors import ConfigError, NdbatchError, PlanError
+from ndbatch.geometry import Box, Grid, Shape
+from ndbatch.journal import Journal
+from ndbatch.plan.blocks import choose_block, require_alignment, require_fit, stage_cost
+from ndbatch.plan.identity import digest, identity, require_same
+from ndbatch.plan.model import Plan
+from ndbatch.plan.program import Bound, compile_stages
+from ndbatch.plan.targets import output_dtypes, require_free, table_targets, volume_targets, write_unit
+from ndbatch.remotes import api
+from ndbatch.remotes.base import Kind, Volume
+from ndbatch.steps.base import ArrayInfo
+from ndbatch.units import in_voxels
+
+
+def make_plan(config: Config, *, resume: bool = True) -> Plan:
+    """Return the plan of `config`; no voxel is read and nothing is written.
+
+    With `resume`, a run directory that was begun before must have the same fingerprint, and its block shape is taken over
+    where the configuration says auto. Without it, what stands at the targets is not looked at. Raises ConfigError,
+    PlanError or RemoteError.
+    """
+    sources = {name: _open(name, entry, config) for name, entry in config.inputs.items()}
+    infos = {name: _info(volume) for name, volume in sources.items()}
+    _require_one_frame(infos)
+    steps = _bind(config, infos)
+    _require_used(config, steps)
+    frame = next(iter(infos.values()))
+    region = _region(config, frame)
+    stages, stored = compile_stages(steps, infos, frozenset(config.outputs))
+    targets = volume_targets(config, stored, infos, region, sources)
+    unit, origin = write_unit(targets, region)
+    workers, limit = capacity(config.cluster)
+    begun = _begun(config) if resume else None
+    settled = tuple(begun["identity"]["block"]) if begun and config.blocks == "auto" else None
+    block = settled if settled and len(settled) == region.ndim else None
+    sizes = (stages, steps, infos, frame.domain, region)
+    if config.blocks != "auto":
+        block = _named_block(config.blocks, frame, unit, region)
+    if block is None:
+        block = choose_block(*sizes, unit, workers, limit)
+    require_alignment(block, unit, region, frame.axes)
+    require_fit(*sizes, block, unit, workers, limit)
+    facts = identity(config, sources, targets, region, block)
+    plan = Plan(
+        config=config,
+        sources=sources,
+        infos=infos,
+        steps=steps,
+        stages=stages,
+        costs=tuple(stage_cost(stage, steps, infos, frame.domain, block) for stage in stages),
+        grid=Grid.over(region, block, origin),
+        region=region,
+        targets=targets,
+        tables=table_targets(config, steps, stages),
+        workers=workers,
+        memory_limit=limit,
+        identity=facts,
+        fingerprint=digest(facts),
+        warnings=tuple(
+            f"{step.kind}: {step.operation.caveat}" for step in steps if not step.operation.block_independent
+        ),
+    )
+    if begun:
+        require_same(begun["identity"], facts, str(plan.directory))
+    elif resume:
+        require_free(plan.targets, plan.tables)
+    return plan
+
+
+def capacity(cluster: Cluster) -> tuple[int, int]:
+    """Return the number of workers and the bytes each may use. PlanError where more is promised than the machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = 1 if cluster.kind == "inline" else cores if cluster.workers == "auto" else cluster.workers
+    if cluster.memory != "auto":
+        return workers, parse_bytes(cluster.memory)
+    return workers, int(0.8 * psutil.virtual_memory().available / workers)
+
+
+def _open(name: str, entry: Input, config: Config) -> Volume:
+    try:
+        overrides = entry.model_dump(exclude={"url"}, exclude_none=True)
+        return api.open(entry.url, base=config.base, **overrides)
+    except NdbatchError as error:
+        error.message = f"inputs.{name}: {error.message}"
+        raise
+
+
+def _info(volume: Volume) -> ArrayInfo:
+    return ArrayInfo(volume.domain, volume.dtype, volume.axes, volume.voxel_size, Kind(volume.kind))
+
+
+def _require_one_frame(infos: Mapping[str, ArrayInfo]) -> None:
+    """Raise PlanError where inputs do not share one voxel grid: nothing is resampled silently."""
+    (first, frame), *others = infos.items()
+    for name, info in others:
+        for what in ("axes", "domain", "voxel_size"):
+            mine, theirs = getattr(frame, what), getattr(info, what)
+            if mine != theirs and not (what == "voxel_size" and (mine is None or theirs is None)):
+                shown = (
+                    (mine.shape, theirs.shape) if what == "domain" and mine.shape != theirs.shape else (mine, theirs)
+                )
+                raise PlanError(
+                    f"inputs {first} and {name} do not lie on the same voxels: {what} {shown[0]} and {shown[1]}; they must have the "
+                    "same shape, offset and voxel size"
+                )
+
+
+def _bind(config: Config, infos: dict[str, ArrayInfo]) -> tuple[Bound, ...]:
+    """Bind every step in order; `infos` gains what they make."""
+    steps = []
+    for number, step in enumerate(config.steps, 1):
+        inputs = {role: infos[name] for role, name in step.sources.items()}
+        try:
+            operation = step.bind(inputs, output_dtypes(config, step.products))
+        except NdbatchError as error:
+            error.message = f"step {number} ({step.kind}): {error.message}"
+            raise
+        bound = Bound(step.kind, operation, step.sources, step.products)
+        infos.update({name: operation.arrays[role] for role, name in bound.array_names().items()})
+        steps.append(bound)
+    return tuple(steps)
+
+
+def _require_used(config: Config, steps: tuple[Bound, ...]) -> None:
+    used = {name for step in steps for name in step.sources.values()} | set(config.outputs)
+    for number, step in enumerate(steps, 1):
+        if not used & set(step.products.values()):
+            names = ", ".join(step.products.values())
+            raise ConfigError(
+                f"step {number} ({step.kind}) makes {names}, which no step and no output uses; add it to outputs"
+            )
+
+
+def _region(config: Config, frame: ArrayInfo) -> Box:
+    """Return the region in voxels. PlanError where it leaves the volume or is empty."""
+    start, stop = list(frame.domain.start), list(frame.domain.stop)
+    for axis, ends in (config.region or {}).items():
+        if axis not in frame.axes:
+            raise ConfigError(f"region.{axis}: the volume's axes are {', '.join(frame.axes)}")
+        i = frame.axes.index(axis)
+        start[i], stop[i] = (_position(end, frame, i, f"region.{axis}") for end in ends)
+        if not frame.domain.start[i] <= start[i] < stop[i] <= frame.domain.stop[i]:
+            raise PlanError(
+                f"region.{axis}: [{start[i]}, {stop[i]}] is not inside the volume, which is "
+                f"[{frame.domain.start[i]}, {frame.domain.stop[i]}]"
+            )
+    return Box(tuple(start), tuple(stop))
+
+
+def _position(value: Any, frame: ArrayInfo, axis: int, what: str) -> int:
+    if isinstance(value, str):
+        return round(in_voxels(value, frame.voxel_size, frame.ndim, what)[axis])
+    if value != int(value):
+        raise ConfigError(f"{what}: {value} is not a whole voxel; write an integer, or a length such as 12 um")
+    return int(value)
+
+
+def _named_block(sizes: Mapping[str, int], frame: ArrayInfo, unit: Shape, region: Box) -> Shape:
+    """Return the block asked for; axes not named take the whole region, in whole units."""
+    for axis in sizes:
+        if axis not in frame.axes:
+            raise ConfigError(f"blocks.{axis}: the volume's axes are {', '.join(frame.axes)}")
+    return tuple(sizes.get(axis, -(-n // u) * u) for axis, n, u in zip(frame.axes, region.shape, unit, strict=True))
+
+
+def _begun(config: Config) -> dict[str, Any] | None:
+    """Return the plan that the run directory was begun with, or None."""
+    if not Journal.exists(config.run_directory):
+        return None
+    with Journal.read(config.run_directory) as journal:
+        return journal.document or None

@@ -1,0 +1,158 @@
+"""The plan: everything that is known of a run before the first voxel is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ndbatch.config.model import Config
+from ndbatch.geometry import Box, Grid
+from ndbatch.plan.blocks import Cost
+from ndbatch.plan.program import Bound, Stage
+from ndbatch.remotes.address import Address
+from ndbatch.remotes.base import ArraySpec, Volume
+from ndbatch.steps.base import ArrayInfo
+
+
+@dataclass(frozen=True)
+class Target:
+    """A volume that the run writes."""
+
+    name: str
+    address: Address
+    """Where the user wants it."""
+    spec: ArraySpec
+    create: bool
+    staged: Address | None = None
+    """Where blocks go first, for stores that only one process can write; the driver writes the file at the end."""
+    kept: bool = True
+    """False for an array that is only stored on the way and removed after the run."""
+
+    @property
+    def working(self) -> Address:
+        """Where blocks are written."""
+        return self.staged or self.address
+
+
+@dataclass(frozen=True)
+class TableTarget:
+    """A table that the run writes when all its rows are there."""
+
+    name: str
+    path: Path
+    step: int
+    role: str
+    stage: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, and what it takes."""
+
+    config: Config
+    sources: Mapping[str, Volume]
+    infos: Mapping[str, ArrayInfo]
+    steps: tuple[Bound, ...]
+    stages: tuple[Stage, ...]
+    costs: tuple[Cost, ...]
+    grid: Grid
+    region: Box
+    targets: Mapping[str, Target]
+    tables: Mapping[str, TableTarget]
+    workers: int
+    memory_limit: int
+    identity: Mapping[str, Any]
+    fingerprint: str
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return self.config.run_directory
+
+    @property
+    def axes(self) -> str:
+        """Axis names of every array of the run."""
+        return next(iter(self.infos.values())).axes
+
+    def requests(self, stage: Stage) -> int:
+        """Return how many chunks the stage reads, those read again for context included (an estimate from an inner block)."""
+        total = 0
+        for load in stage.loads:
+            chunks = (
+                self.sources[load.name].chunks if load.name in self.sources else self.targets[load.name].spec.chunks
+            )
+            per_block = 1
+            for n, h, c, extent in zip(self.grid.block, load.halo, chunks, self.region.shape, strict=True):
+                per_block *= min(-(-(n + 2 * h) // c) + (1 if h else 0), -(-extent // c) + (1 if h else 0))
+            total += per_block * len(self.grid)
+        return total
+
+    def document(self) -> dict[str, Any]:
+        """Return the plan as JSON: what `plan.json`, `ndbatch plan --json` and the report show."""
+        count = len(self.grid)
+        stages = [
+            {
+                "index": stage.index,
+                "name": stage.title(self.steps),
+                "blocks": count,
+                "halo": [max((load.halo[i] for load in stage.loads), default=0) for i in range(self.region.ndim)],
+                "bytes_read": self.costs[stage.index].read * count,
+                "bytes_written": self.costs[stage.index].written * count,
+                "requests": self.requests(stage),
+                "memory": self.costs[stage.index].memory,
+                "what": stage.title(self.steps).split(" + "),
+            }
+            for stage in self.stages
+        ]
+        info = next(iter(self.infos.values()))
+        return {
+            "name": self.config.name,
+            "fingerprint": self.fingerprint,
+            "identity": dict(self.identity),
+            "axes": self.axes,
+            "voxel_size": list(info.voxel_size) if info.voxel_size else None,
+            "region": {"start": list(self.region.start), "stop": list(self.region.stop)},
+            "grid": {"block": list(self.grid.block), "counts": list(self.grid.counts), "blocks": count},
+            "executor": {
+                "kind": self.config.cluster.kind,
+                "workers": self.workers,
+                "memory_limit": self.memory_limit,
+            },
+            "inputs": {name: _volume_entry(volume.url, volume.spec) for name, volume in self.sources.items()},
+            "outputs": {**self._volume_outputs(), **self._table_outputs()},
+            "stages": stages,
+            "warnings": list(self.warnings),
+        }
+
+    def _maker(self, name: str) -> str:
+        return next(step.kind for step in self.steps if name in step.products.values())
+
+    def _volume_outputs(self) -> dict[str, Any]:
+        return {
+            name: {"type": "volume", "step": self._maker(name), **_volume_entry(target.address.url, target.spec)}
+            for name, target in self.targets.items()
+            if target.kept
+        }
+
+    def _table_outputs(self) -> dict[str, Any]:
+        return {
+            name: {"type": "table", "step": self._maker(name), "url": str(table.path)}
+            for name, table in self.tables.items()
+        }
+
+
+def _volume_entry(url: str, spec: ArraySpec) -> dict[str, Any]:
+    return {
+        "url": url,
+        "shape": list(spec.shape),
+        "dtype": spec.dtype.name,
+        "kind": str(spec.kind),
+        "axes": spec.axes,
+        "chunks": list(spec.chunks),
+        "shards": list(spec.shards) if spec.shards else None,
+        "offset": list(spec.offset),
+        "voxel_size": list(spec.voxel_size) if spec.voxel_size else None,
+    }

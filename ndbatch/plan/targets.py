@@ -1,0 +1,222 @@
+"""Where results go: the spec of every volume to write, what may stand in the way, and the unit blocks must respect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndbatch.config.model import Config, Output
+from ndbatch.errors import ConfigError, PlanError
+from ndbatch.geometry import Box, Shape, common_multiple
+from ndbatch.plan.model import TableTarget, Target
+from ndbatch.plan.program import Bound, Stage
+from ndbatch.remotes.address import Address, parse
+from ndbatch.remotes.api import default_chunks
+from ndbatch.remotes.base import ArraySpec, Kind, Volume
+from ndbatch.remotes.registry import open_volume, store_class
+from ndbatch.steps.base import ArrayInfo
+
+TABLE_ENDINGS = (".parquet", ".csv")
+
+
+def volume_targets(
+    config: Config, stored: frozenset[str], infos: Mapping[str, ArrayInfo], region: Box, sources: Mapping[str, Volume]
+) -> dict[str, Target]:
+    """Return the volumes to write, by name. PlanError for two outputs to one place, or an output onto an input."""
+    targets: dict[str, Target] = {}
+    taken = {volume.address.url: f"the input {name}" for name, volume in sources.items()}
+    for name in sorted(stored):
+        output = config.outputs.get(name)
+        if output is None:
+            targets[name] = _scratch(config, name, infos[name], region)
+            continue
+        target = _target(config, name, output, infos[name], region)
+        if target.address.url in taken:
+            raise PlanError(
+                f"outputs.{name}: {target.address.url} is {taken[target.address.url]} already; choose another url"
+            )
+        taken[target.address.url] = f"the output {name}"
+        targets[name] = target
+    return targets
+
+
+def table_targets(config: Config, steps: Sequence[Bound], stages: Sequence[Stage]) -> dict[str, TableTarget]:
+    """Return the tables to write, by name. ConfigError where the ending tells no table format."""
+    from ndbatch.plan.program import Apply
+
+    result: dict[str, TableTarget] = {}
+    taken: dict[Path, str] = {}
+    for index, step in enumerate(steps):
+        for role, name in step.table_names().items():
+            if name not in config.outputs:
+                continue
+            path = Path(config.outputs[name].url).expanduser()
+            if path.suffix not in TABLE_ENDINGS:
+                raise ConfigError(
+                    f"outputs.{name}: {config.outputs[name].url} is a table of {step.kind}; its name must end in "
+                    f"{' or '.join(TABLE_ENDINGS)}"
+                )
+            path = path if path.is_absolute() else config.run_directory / path
+            if path in taken:
+                raise PlanError(f"outputs.{name}: {path} is the output {taken[path]} already; choose another url")
+            taken[path] = name
+            stage = next(
+                s.index for s in stages for c in s.calls if isinstance(c, Apply) and c.step == index and c.rows
+            )
+            result[name] = TableTarget(name, path, index, role, stage)
+    return result
+
+
+def _scratch(config: Config, name: str, info: ArrayInfo, region: Box) -> Target:
+    """Return the place of an array that is only stored on the way."""
+    address = Address("zarr", str(config.run_directory / "scratch" / f"{name}.zarr"))
+    return Target(name, address, _spec(info, region, None, None, info.kind), create=True, kept=False)
+
+
+def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: Box) -> Target:
+    if output.url.endswith(TABLE_ENDINGS):
+        raise ConfigError(
+            f"outputs.{name}: {output.url} is a table, but {name} is an array; use a volume such as {name}.zarr"
+        )
+    address = parse(output.url, config.run_directory)
+    if not store_class(address.scheme).abilities.write:
+        raise PlanError(f"outputs.{name}: {address.scheme} volumes cannot be written")
+    if not store_class(address.scheme).abilities.shared and config.cluster.kind not in ("inline", "threads"):
+        raise PlanError(
+            f"outputs.{name}: {address.url} lives in one process only; use cluster: {{kind: threads}}, or another store"
+        )
+    kind = Kind(output.kind) if output.kind else info.kind
+    if not output.create:
+        return _existing(name, address, info, region)
+    chunks = _along(output.chunks, info, f"outputs.{name}.chunks")
+    shards = _along(output.shards, info, f"outputs.{name}.shards")
+    spec = _spec(info, region, chunks, shards, kind)
+    staged = None
+    if not store_class(address.scheme).abilities.concurrent:
+        staged = Address("zarr", str(config.run_directory / "staging" / f"{name}.zarr"))
+    return Target(name, address, spec, create=True, staged=staged)
+
+
+def _existing(name: str, address: Address, info: ArrayInfo, region: Box) -> Target:
+    volume = open_volume(address)
+    if not volume.domain.contains(region):
+        raise PlanError(
+            f"outputs.{name}: {address.url} holds {volume.domain.describe(volume.axes)}, the result is "
+            f"{region.describe(info.axes)}; choose a region inside it, or another url with create: true"
+        )
+    if volume.dtype != info.dtype:
+        raise PlanError(
+            f"outputs.{name}: {address.url} is {volume.dtype}, the result is {info.dtype}; set dtype: {volume.dtype} for "
+            "this output, or choose another url"
+        )
+    if not volume.abilities.concurrent:
+        raise PlanError(
+            f"outputs.{name}: parts of an existing {address.scheme} file cannot be replaced; use create: true"
+        )
+    return Target(name, address, volume.spec, create=False)
+
+
+def _along(sizes: Mapping[str, int] | None, info: ArrayInfo, where: str) -> Shape | None:
+    """Return named extents as a shape; axes not named take the whole axis' default from `default_chunks`."""
+    if sizes is None:
+        return None
+    unknown = [axis for axis in sizes if axis not in info.axes]
+    if unknown:
+        raise ConfigError(f"{where}: axis {unknown[0]!r} is not one of {', '.join(info.axes)}")
+    default = default_chunks(info.domain.shape, info.dtype, info.axes)
+    return tuple(sizes.get(axis, n) for axis, n in zip(info.axes, default, strict=True))
+
+
+def _spec(info: ArrayInfo, region: Box, chunks: Shape | None, shards: Shape | None, kind: Kind) -> ArraySpec:
+    chunks = chunks or default_chunks(region.shape, info.dtype, info.axes)
+    if shards is not None and any(s % c for s, c in zip(shards, chunks, strict=True)):
+        raise PlanError(f"a shard of {shards} is not a whole number of chunks of {chunks}")
+    return ArraySpec(
+        shape=region.shape,
+        dtype=info.dtype,
+        axes=info.axes,
+        chunks=chunks,
+        shards=shards,
+        offset=region.start,
+        voxel_size=info.voxel_size,
+        kind=kind,
+    )
+
+
+def output_dtypes(config: Config, products: Mapping[str, str]) -> dict[str, np.dtype[Any]]:
+    """Return the dtypes asked for, by role. ConfigError for what numpy does not know."""
+    result: dict[str, np.dtype[Any]] = {}
+    for role, name in products.items():
+        output = config.outputs.get(name)
+        if output is None or output.dtype is None:
+            continue
+        try:
+            result[role] = np.dtype(output.dtype)
+        except TypeError:
+            raise ConfigError(
+                f"outputs.{name}.dtype: {output.dtype!r} is not a type of voxel; use uint8, uint16, uint32, uint64, float32 ..."
+            ) from None
+    return result
+
+
+def write_unit(targets: Mapping[str, Target], region: Box) -> tuple[Shape, Shape]:
+    """Return the unit that blocks must be whole numbers of, and the voxel it is counted from.
+
+    Raises PlanError where existing volumes cannot agree on that voxel.
+    """
+    if not targets:
+        return (1,) * region.ndim, region.start
+    existing = [t for t in targets.values() if not t.create]
+    origin = existing[0].spec.offset if existing else region.start
+    for target in targets.values():
+        spec = target.spec
+        apart = [(a - o) % u for a, o, u in zip(spec.offset, origin, spec.write_unit, strict=True)]
+        if any(apart):
+            legal = tuple(r - d for r, d in zip(region.start, apart, strict=True))
+            raise PlanError(
+                f"the chunks of {target.address.url} do not line up with those of {existing[0].address.url}; start the region at "
+                + ", ".join(f"{n}: {v}" for n, v in zip(spec.axes, legal, strict=True))
+            )
+    # A chunk or shard larger than the region is written by one block whatever its extent.
+    units = [
+        tuple(min(u, _cover(region, origin, i)) for i, u in enumerate(t.spec.write_unit)) for t in targets.values()
+    ]
+    return common_multiple(units), origin
+
+
+def _cover(region: Box, origin: Shape, axis: int) -> int:
+    """Return the extent along `axis` from the origin's grid to the end of the region: nothing larger is ever needed."""
+    return max(1, region.stop[axis] - min(region.start[axis], origin[axis]))
+
+
+def require_free(targets: Mapping[str, Target], tables: Mapping[str, TableTarget]) -> None:
+    """Raise PlanError where something is already at an address that the run would create."""
+    for target in targets.values():
+        if target.create and target.kept and store_class(target.address.scheme).exists(target.address):
+            raise PlanError(
+                f"outputs.{target.name}: {target.address.url} exists already{_difference(target)}; remove it, choose another "
+                "url, or say create: false to replace its voxels",
+                name=target.name,
+            )
+    for table in tables.values():
+        if table.path.exists():
+            raise PlanError(f"outputs.{table.name}: {table.path} exists already; remove it or choose another url")
+
+
+def _difference(target: Target) -> str:
+    try:
+        there = open_volume(target.address).spec
+    except Exception:
+        return " and is not a volume"
+    if there.shape != target.spec.shape:
+        return f" with shape {there.shape} where {target.spec.shape} is due"
+    return f" with dtype {there.dtype} where {target.spec.dtype} is due" if there.dtype != target.spec.dtype else ""
+
+
+def with_dtype(info: ArrayInfo, dtype: np.dtype[Any] | None) -> ArrayInfo:
+    """Return `info` with another dtype, or as it is."""
+    return info if dtype is None or dtype == info.dtype else replace(info, dtype=dtype)

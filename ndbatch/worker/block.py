@@ -1,0 +1,102 @@
+"""One block: load its context, compute, store its core. Pure apart from the volumes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ndbatch.errors import StepError
+from ndbatch.geometry import Block, Box
+from ndbatch.plan.program import Apply, Bound, Map
+from ndbatch.remotes.base import Array
+from ndbatch.steps.base import Patch
+from ndbatch.steps.cast import cast
+from ndbatch.steps.payload import pack_rows
+from ndbatch.worker.work import BlockStates, Work
+
+Payloads = list[tuple[str, int, bytes]]
+
+
+def rows_key(step: int, role: str) -> str:
+    """Return the journal's name for the rows of table `role` of step `step`."""
+    return f"{step}.rows.{role}"
+
+
+def load(work: Work, block: Block) -> dict[str, Patch]:
+    """Read what the stage loads for `block`: its core with context, clipped to the volume."""
+    patches = {}
+    for entry in work.stage.loads:
+        volume = work.volumes[entry.name]
+        box = block.core.grow(entry.halo).intersect(volume.domain)
+        data = volume.read(box)
+        data.flags.writeable = False
+        patches[entry.name] = Patch(data, box)
+    return patches
+
+
+def compute(
+    work: Work, block: Block, patches: dict[str, Patch], states: BlockStates
+) -> tuple[dict[str, Array], Payloads]:
+    """Run the stage's calls; return the voxels of the core to store, by name, and the payloads and rows."""
+    payloads: Payloads = []
+    known = dict(patches)
+    for call in work.stage.calls:
+        step = work.steps[call.step]
+        own = states.get(call.step, {})
+        if isinstance(call, Map):
+            stage_pass = step.operation.passes[call.number]
+            inputs = _inputs(step, known, block.core.grow(stage_pass.halo))
+            payloads.append((call.key, block.index, stage_pass.map(inputs, block, own)))
+        else:
+            payloads.extend(_apply(work, step, call, block, known, own))
+    return {name: known[name].crop(block.core) for name in work.stage.stores}, payloads
+
+
+def store(work: Work, block: Block, results: Mapping[str, Array]) -> int:
+    """Write the core of every stored array; return the CRC-32 of all of them in turn."""
+    checksum = 0
+    for name in work.stage.stores:
+        data = np.ascontiguousarray(results[name])
+        work.volumes[name].write(block.core, data)
+        checksum = zlib.crc32(data.data, checksum)
+    return checksum
+
+
+def _apply(
+    work: Work, step: Bound, call: Apply, block: Block, known: dict[str, Patch], states: Mapping[str, Any]
+) -> Payloads:
+    """Make the arrays of one step on the core and the context that is wanted; add them to `known`, return the rows."""
+    operation = step.operation
+    reach = operation.halo or (0,) * block.core.ndim
+    domain = work.infos[next(iter(step.sources.values()))].domain
+    box = block.core.grow(call.halo).intersect(domain)
+    made = operation.apply(_inputs(step, known, box.grow(reach)), box, block, states)
+    for role, name in step.array_names().items():
+        known[name] = Patch(_checked(made, role, name, box, work, step.kind), box)
+    if not call.rows:
+        return []
+    rows: dict[str, Any] = {role: made[role] for role in step.table_names()}
+    return [(rows_key(call.step, r), block.index, pack_rows(batch)) for r, batch in rows.items() if batch.num_rows]
+
+
+def _inputs(step: Bound, known: Mapping[str, Patch], box: Box) -> dict[str, Patch]:
+    """Return the step's inputs, by role, as views of `box` clipped to what there is."""
+    result = {}
+    for role, name in step.sources.items():
+        patch = known[name]
+        common = box.intersect(patch.box)
+        result[role] = patch if common == patch.box else Patch(patch.crop(common), common)
+    return result
+
+
+def _checked(made: Mapping[str, Any], role: str, name: str, box: Box, work: Work, kind: str) -> Array:
+    """Return the array of `role` with its declared shape and dtype; StepError where it is another."""
+    array = made[role]
+    if array.shape != box.shape:
+        raise StepError(f"{kind} made {name} with shape {array.shape} where {box.shape} is due")
+    dtype = work.infos[name].dtype
+    result: Array = array if array.dtype == dtype else cast(array, dtype, name)
+    return result

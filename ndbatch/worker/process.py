@@ -1,0 +1,101 @@
+"""The main program of a worker process: `python -m ndbatch.worker.process PIPE PAGE NUMBER`.
+
+A thread empties the pipe at all times, so that neither side ever waits for the other with full hands; when the driver
+ends, however it ends, the pipe closes and the worker ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+
+import psutil
+
+from ndbatch.errors import NdbatchError
+from ndbatch.worker.batch import BatchRunner, fault_of
+from ndbatch.worker.page import Page
+from ndbatch.worker.work import Batch, BatchResult, Work
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks at the worker's own memory."""
+
+
+class Broken:
+    """A stage that cannot be opened here (a missing file, a module that does not import): every block fails with it."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def run(self, batch: Batch) -> BatchResult:
+        """Return the same fault for each block of `batch`."""
+        return BatchResult(batch.ticket, faults=tuple(fault_of(block, self._error) for block in batch.blocks))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def main() -> None:
+    """Serve the driver until it closes the pipe."""
+    pipe, page, number = Connection(int(sys.argv[1])), Page.attach(int(sys.argv[2])), int(sys.argv[3])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the driver decides
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
+    limit: list[int | None] = [None]
+    threading.Thread(target=_watch, args=(page, limit), daemon=True).start()
+    runner: BatchRunner | Broken | None = None
+    while True:
+        message = _unpickled(inbox.get())
+        if isinstance(message, Batch):
+            assert runner is not None
+            pipe.send(runner.run(message))
+        else:
+            if runner is not None:
+                runner.close()
+            runner = Broken(message) if isinstance(message, BaseException) else _opened(message, number, page)
+            limit[0] = message.memory_limit if isinstance(message, Work) else None
+
+
+def _receive(pipe: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
+    try:
+        while True:
+            inbox.put(pipe.recv_bytes())
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _unpickled(data: bytes) -> Work | Batch | BaseException:
+    """Return the message; work whose volumes or modules do not open here comes back as the error."""
+    import pickle
+
+    try:
+        message: Work | Batch = pickle.loads(data)
+    except NdbatchError as error:
+        return error
+    except Exception as error:
+        return error
+    return message
+
+
+def _opened(work: Work, number: int, page: Page) -> BatchRunner:
+    return BatchRunner(work, number, lambda block: page.set_block(block, time.monotonic()))
+
+
+def _watch(page: Page, limit: list[int | None]) -> None:
+    """End the process, saying why, when it uses more memory than it was promised: better one block than the machine."""
+    process = psutil.Process()
+    while True:
+        used = process.memory_info().rss
+        page.set_memory(used)
+        if limit[0] is not None and used > limit[0]:
+            page.set_verdict("memory")
+            os._exit(137)
+        time.sleep(LOOK_EVERY)
+
+
+if __name__ == "__main__":
+    main()

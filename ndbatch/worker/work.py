@@ -1,0 +1,61 @@
+"""What crosses the wire: the work of a stage, once a worker, and what a batch brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ndbatch.engine import Fault
+from ndbatch.geometry import Grid
+from ndbatch.journal import RECEIPT
+from ndbatch.plan.program import Bound, Stage
+from ndbatch.ranges import Ranges
+from ndbatch.remotes.base import Array, Volume
+from ndbatch.steps.base import ArrayInfo
+
+BlockStates = Mapping[int, Mapping[str, Any]]
+"""What one block needs of the states: by step number, by pass name."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything a worker needs for a stage, sent once. Volumes travel as addresses and open in the worker."""
+
+    stage: Stage
+    steps: tuple[Bound, ...]
+    infos: Mapping[str, ArrayInfo]
+    volumes: Mapping[str, Volume]
+    grid: Grid
+    time_limit: float | None = None
+    memory_limit: int | None = None
+    search: tuple[str, ...] = ()
+    """Folders to add to sys.path, where users' modules are."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Blocks to do, and the states of those that need any."""
+
+    ticket: int
+    blocks: Ranges
+    states: Mapping[int, BlockStates] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What came back of a batch: receipts of the done blocks, payloads, faults, and blocks given back untouched."""
+
+    ticket: int
+    receipts: Array = field(default_factory=lambda: np.empty(0, RECEIPT))
+    payloads: tuple[tuple[str, int, bytes], ...] = ()
+    faults: tuple[Fault, ...] = ()
+    untouched: Ranges = field(default_factory=Ranges)
+    seconds: float = 0.0
+    voxels: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    retire: bool = False
+    """The worker cannot go on (a function that hangs holds one of its threads) and wants to be replaced."""
