@@ -129,6 +129,16 @@ class Journal:
             raise _damaged(directory, error) from None
         return journal
 
+    @classmethod
+    def discard(cls, directory: Path) -> None:
+        """Remove the journal. JournalError if a driver holds the run directory."""
+        lock = _take_lock(directory)
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                (directory / (FILE + suffix)).unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+
     def close(self) -> None:
         """Close the file and give the run directory free."""
         self._db.close()

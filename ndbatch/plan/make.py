@@ -112,8 +112,8 @@ def _require_one_frame(infos: Mapping[str, ArrayInfo]) -> None:
                     (mine.shape, theirs.shape) if what == "domain" and mine.shape != theirs.shape else (mine, theirs)
                 )
                 raise PlanError(
-                    f"inputs {first} and {name} do not lie on the same voxels: {what} {shown[0]} and {shown[1]}; they must have the "
-                    "same shape, offset and voxel size"
+                    f"inputs {first} and {name} do not lie on the same voxels: {what} {shown[0]} and {shown[1]}; they must "
+                    "have the same shape, offset and voxel size"
                 )
 
 

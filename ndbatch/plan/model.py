@@ -132,14 +132,19 @@ class Plan:
 
     def _volume_outputs(self) -> dict[str, Any]:
         return {
-            name: {"type": "volume", "step": self._maker(name), **_volume_entry(target.address.url, target.spec)}
+            name: {
+                "type": "volume",
+                "step": self._maker(name),
+                "created": target.create,
+                **_volume_entry(target.address.url, target.spec),
+            }
             for name, target in self.targets.items()
             if target.kept
         }
 
     def _table_outputs(self) -> dict[str, Any]:
         return {
-            name: {"type": "table", "step": self._maker(name), "url": str(table.path)}
+            name: {"type": "table", "step": self._maker(name), "created": True, "url": str(table.path)}
             for name, table in self.tables.items()
         }
 

@@ -151,6 +151,9 @@ class Volume(ABC):
     def _write(self, box: Box, data: Array) -> None:
         """Store `data` (shape of `box`, `spec.dtype`) and return when it is stored."""
 
+    def close(self) -> None:
+        """Give open handles free and finish what a file needs to be whole. Nothing is open by default."""
+
     @property
     def attributes(self) -> dict[str, Any]:
         """The JSON document kept with the array; empty where there is none."""

@@ -14,15 +14,10 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
-import psutil
-
-from ndbatch.errors import NdbatchError
 from ndbatch.worker.batch import BatchRunner, fault_of
 from ndbatch.worker.page import Page
+from ndbatch.worker.watch import Watch
 from ndbatch.worker.work import Batch, BatchResult, Work
-
-LOOK_EVERY = 0.05
-"""Seconds between two looks at the worker's own memory."""
 
 
 class Broken:
@@ -45,19 +40,19 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the driver decides
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
-    limit: list[int | None] = [None]
-    threading.Thread(target=_watch, args=(page, limit), daemon=True).start()
+    watch = Watch(None, lambda used, limit: page.set_verdict("memory"), page.set_memory)
     runner: BatchRunner | Broken | None = None
-    while True:
-        message = _unpickled(inbox.get())
-        if isinstance(message, Batch):
-            assert runner is not None
-            pipe.send(runner.run(message))
-        else:
+    with watch:
+        while True:
+            message = unpickled(inbox.get())
+            if isinstance(message, Batch):
+                assert runner is not None
+                pipe.send(runner.run(message))
+                continue
             if runner is not None:
                 runner.close()
-            runner = Broken(message) if isinstance(message, BaseException) else _opened(message, number, page)
-            limit[0] = message.memory_limit if isinstance(message, Work) else None
+            runner = Broken(message) if isinstance(message, Exception) else _opened(message, number, page)
+            watch.limit = message.memory_limit if isinstance(message, Work) else None
 
 
 def _receive(pipe: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
@@ -68,14 +63,12 @@ def _receive(pipe: Connection, inbox: queue.SimpleQueue[bytes]) -> None:
         os._exit(0)
 
 
-def _unpickled(data: bytes) -> Work | Batch | BaseException:
+def unpickled(data: bytes) -> Work | Batch | Exception:
     """Return the message; work whose volumes or modules do not open here comes back as the error."""
     import pickle
 
     try:
         message: Work | Batch = pickle.loads(data)
-    except NdbatchError as error:
-        return error
     except Exception as error:
         return error
     return message
@@ -83,18 +76,6 @@ def _unpickled(data: bytes) -> Work | Batch | BaseException:
 
 def _opened(work: Work, number: int, page: Page) -> BatchRunner:
     return BatchRunner(work, number, lambda block: page.set_block(block, time.monotonic()))
-
-
-def _watch(page: Page, limit: list[int | None]) -> None:
-    """End the process, saying why, when it uses more memory than it was promised: better one block than the machine."""
-    process = psutil.Process()
-    while True:
-        used = process.memory_info().rss
-        page.set_memory(used)
-        if limit[0] is not None and used > limit[0]:
-            page.set_verdict("memory")
-            os._exit(137)
-        time.sleep(LOOK_EVERY)
 
 
 if __name__ == "__main__":

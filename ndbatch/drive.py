@@ -1,0 +1,206 @@
+"""Driving a stage: the engine decides, the executor works, the journal keeps, observers are told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ndbatch import engine, events
+from ndbatch.config.quantities import parse_seconds
+from ndbatch.executors.base import Executor, Reply, WorkerDeath
+from ndbatch.journal import RECEIPT, Entry, Failure, Journal
+from ndbatch.plan.model import Plan
+from ndbatch.plan.program import Stage
+from ndbatch.ranges import Ranges
+from ndbatch.remotes.base import Array, Volume
+from ndbatch.states import States
+from ndbatch.worker.work import Batch, BatchResult, Work
+
+PAUSE = 0.5
+"""Seconds the driver waits for news before it looks again for repeats that are due."""
+
+
+class Driver:
+    """Runs the stages of a plan, one after another. Its memory does not grow with the number of blocks."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        journal: Journal,
+        start: Callable[[], Executor],
+        volumes: Mapping[str, Volume],
+        states: States,
+        publish: events.Observer,
+    ) -> None:
+        self.plan, self.journal, self._start = plan, journal, start
+        self.volumes, self.states, self.publish = volumes, states, publish
+        self.counts: dict[int, events.Counts] = {}
+
+    def run_stage(self, stage: Stage) -> events.Counts:
+        """Do what is left of `stage`; return its blocks by outcome. Raises what a pass' reduction raises."""
+        begun = time.monotonic()
+        done = self.journal.done(stage.index)
+        orphans = self._orphans(stage)
+        planned = len(self.plan.grid)
+        idle = not len(Ranges.upto(planned).minus(done).minus(orphans))
+        # Workers are started for the first block, so that a run with nothing left to do starts none.
+        state = engine.begin(planned, done, orphans, self._policy(self.plan.workers if idle else self._start().workers))
+        title = stage.title(self.plan.steps)
+        self.publish(events.StageStarted(stage.index, title, state.planned, state.skipped, self.plan.region.size))
+        self.counts[stage.index] = state.counts
+        if not idle:
+            state = self._loop(stage, state, self._start())
+        self.counts[stage.index] = state.counts
+        facts = self._facts(stage, state)
+        self.publish(events.StageEnded(stage.index, title, state.counts, time.monotonic() - begun, facts))
+        return state.counts
+
+    def _facts(self, stage: Stage, state: engine.State) -> dict[str, object]:
+        """Return what the stage's passes found out, reduced now if every block is there."""
+        known = self.journal.facts().get(stage.index)
+        if known is not None:
+            return known
+        if state.failed or state.orphaned:
+            return {}
+        facts = self.states.facts(stage)
+        self.journal.set_facts(stage.index, facts)
+        return facts
+
+    def _policy(self, workers: int) -> engine.Policy:
+        retry = self.plan.config.retry
+        return engine.Policy(
+            workers=workers,
+            attempts=retry.attempts,
+            kills=retry.kills,
+            budget=20 + int(retry.budget * len(self.plan.grid)),
+            wait=retry.wait,
+        )
+
+    def _loop(self, stage: Stage, state: engine.State, executor: Executor) -> engine.State:
+        executor.begin(self._work(stage))
+        while not state.finished:
+            state, actions = engine.decide(state, engine.Room(executor.room(), time.monotonic()))
+            for action in actions:
+                if isinstance(action, engine.Submit):
+                    blocks = action.blocks
+                    executor.submit(Batch(action.ticket, blocks, self.states.for_blocks(stage, blocks)))
+            self.counts[stage.index] = state.counts
+            if state.finished:
+                break
+            for reply in executor.wait(PAUSE):
+                state = self._take(stage, state, reply)
+        return state
+
+    def _work(self, stage: Stage) -> Work:
+        names = {load.name for load in stage.loads} | set(stage.stores)
+        limit = self.plan.config.time_limit
+        return Work(
+            stage=stage,
+            steps=self.plan.steps,
+            infos=self.plan.infos,
+            volumes={name: self.volumes[name] for name in sorted(names)},
+            grid=self.plan.grid,
+            time_limit=None if limit is None else parse_seconds(limit),
+            memory_limit=self.plan.memory_limit,
+            search=(str(self.plan.config.base),),
+        )
+
+    def _take(self, stage: Stage, state: engine.State, reply: Reply) -> engine.State:
+        """Feed a reply to the engine; journal it in one transaction; tell the observers."""
+        now = time.monotonic()
+        if isinstance(reply, WorkerDeath):
+            if reply.error:
+                self.publish(events.WorkerLost(reply.worker, reply.error))
+            stimulus: engine.Stimulus = engine.Lost(
+                reply.ticket, reply.kind, reply.error, now, reply.culprit, reply.started
+            )
+            receipts: Array = np.empty(0, RECEIPT)
+            payloads: tuple[tuple[str, int, bytes], ...] = ()
+        else:
+            if reply.ticket not in state.flight:
+                return state
+            stimulus = self._returned(state, reply, now)
+            receipts, payloads = self._stamped(reply, state), reply.payloads
+        state, actions = engine.decide(state, stimulus)
+        failures = [self._failure(stage, action) for action in actions if isinstance(action, engine.Fail)]
+        self.journal.record(Entry(stage.index, receipts, payloads, failures))
+        if isinstance(reply, BatchResult) and len(receipts):
+            self.publish(_done(stage.index, reply))
+        for action in actions:
+            if isinstance(action, engine.TryAgain):
+                self.publish(events.BlockRetried(stage.index, action.block, action.attempt, action.error))
+        for failure in failures:
+            self._log(failure)
+            told = (failure.box, failure.attempts, failure.kind, failure.error)
+            self.publish(events.BlockFailed(stage.index, failure.block, *told))
+        return state
+
+    def _returned(self, state: engine.State, result: BatchResult, now: float) -> engine.Returned:
+        whole = state.flight[result.ticket]
+        complete = len(result.receipts) == len(whole)
+        done = whole if complete else Ranges.of([result.receipts["block"]])
+        return engine.Returned(result.ticket, done, now, result.seconds, result.faults, result.untouched)
+
+    def _stamped(self, result: BatchResult, state: engine.State) -> Array:
+        """Return the receipts with the number of the attempt that succeeded."""
+        receipts = result.receipts.copy()
+        receipts["attempt"] = 1
+        if state.tries:
+            receipts["attempt"] = [1 + state.tries.get(int(b), 0) for b in receipts["block"]]
+        return receipts
+
+    def _failure(self, stage: Stage, action: engine.Fail) -> Failure:
+        fault = action.fault
+        box = self.plan.grid[fault.block].core.describe(self.plan.axes)
+        return Failure(stage.index, fault.block, box, action.attempts, fault.kind, fault.error, fault.traceback)
+
+    def _log(self, failure: Failure) -> None:
+        with (self.plan.directory / "run.log").open("a") as log:
+            log.write(
+                f"{time.strftime('%Y-%m-%d %H:%M:%S')} stage {failure.stage} block {failure.block} ({failure.box}) failed after "
+                f"{failure.attempts} attempts: {failure.error}\n{failure.traceback}\n"
+            )
+
+    def _orphans(self, stage: Stage) -> Ranges:
+        """Return the blocks that cannot be done because blocks of earlier stages that they need have failed."""
+        everything = Ranges.upto(len(self.plan.grid))
+        lacking = {index: everything.minus(self.journal.done(index)) for index in stage.after | stage.beside}
+        if any(len(lacking[index]) for index in stage.after):
+            return everything
+        reach = [max((load.halo[i] for load in stage.loads), default=0) for i in range(self.plan.region.ndim)]
+        lost: set[int] = set()
+        for index in stage.beside:
+            for block in lacking[index]:
+                lost.update(self.plan.grid.touching(self.plan.grid[block].core.grow(reach)))
+        return Ranges.of([np.array(sorted(lost), np.int64)]) if lost else Ranges()
+
+
+def _done(stage: int, result: BatchResult) -> events.BlocksDone:
+    receipts = result.receipts
+    return events.BlocksDone(
+        stage=stage,
+        blocks=len(receipts),
+        voxels=result.voxels,
+        bytes_read=result.bytes_read,
+        bytes_written=result.bytes_written,
+        read=float(receipts["read"].sum()),
+        compute=float(receipts["compute"].sum()),
+        write=float(receipts["write"].sum()),
+        waited=float(receipts["waited"].sum()),
+        stalled=float(receipts["stalled"].sum()),
+        worker=int(receipts["worker"][0]),
+    )
+
+
+def total(counts: Mapping[int, events.Counts], plan: Plan) -> events.Counts:
+    """Return the blocks of all stages by outcome; stages not begun are pending."""
+    blocks = len(plan.grid)
+    result = events.Counts()
+    for stage in plan.stages:
+        entry = counts.get(stage.index, events.Counts(planned=blocks, pending=blocks))
+        # What was under way when the run stopped is not done.
+        result += replace(entry, pending=entry.pending + entry.running, running=0)
+    return result

@@ -1,0 +1,140 @@
+"""After the last block: tables are merged, single-writer files are written, targets are marked complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ndbatch.geometry import Box, Grid
+from ndbatch.journal import Journal
+from ndbatch.plan.model import Plan, TableTarget, Target
+from ndbatch.remotes.base import Volume
+from ndbatch.remotes.registry import create_volume, open_volume, store_class
+from ndbatch.steps.payload import unpack_rows
+from ndbatch.worker.block import rows_key
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SLAB_BYTES = 64 * 2**20
+"""What is copied at a time from the staging volume into a file that only one process can write."""
+
+
+def write_tables(plan: Plan, journal: Journal, complete: frozenset[int]) -> dict[str, int]:
+    """Write the tables whose stage is complete; return their number of rows. What is there already stays as it is."""
+    rows = {}
+    for name, target in plan.tables.items():
+        if target.stage not in complete:
+            continue
+        key = f"table:{name}"
+        known = journal.get(key)
+        if known is None or not target.path.exists():
+            known = str(_write_table(plan, journal, target))
+            journal.set(key, known)
+        rows[name] = int(known)
+    return rows
+
+
+class _Rows:
+    """The rows of a table in block order, read from the journal each time they are iterated."""
+
+    def __init__(self, plan: Plan, journal: Journal, target: TableTarget) -> None:
+        self._source = (plan, journal, target)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        plan, journal, target = self._source
+        for _, payload in journal.payloads(target.stage, rows_key(target.step, target.role), plan.grid):
+            yield unpack_rows(payload)
+
+
+def _write_table(plan: Plan, journal: Journal, target: TableTarget) -> int:
+    """Merge the rows of all blocks and write the table under a temporary name, then rename it."""
+    scratch = plan.directory / "scratch" / f"table-{target.name}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    operation = plan.steps[target.step].operation
+    batches = operation.finish(target.role, _Rows(plan, journal, target), scratch)
+    target.path.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.path.with_name(f".{target.path.name}.partial")
+    count = _write_batches(partial, target.path.suffix, batches)
+    os.replace(partial, target.path)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return count
+
+
+def _write_batches(path: Path, suffix: str, batches: Iterable[pa.RecordBatch]) -> int:
+    """Stream `batches` into a parquet or CSV file; an empty table has no columns where no row ever told them."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    writer: Any = None
+    count = 0
+    try:
+        for batch in batches:
+            if writer is None:
+                opener = parquet.ParquetWriter if suffix == ".parquet" else csv.CSVWriter
+                writer = opener(str(path), batch.schema)
+            writer.write_batch(batch)
+            count += batch.num_rows
+        if writer is None:
+            empty = pa.table({})
+            parquet.write_table(empty, str(path)) if suffix == ".parquet" else path.write_text("")
+    finally:
+        if writer is not None:
+            writer.close()
+    return count
+
+
+def write_staged(plan: Plan, journal: Journal) -> None:
+    """Copy staged volumes into the files that only one process can write: under a temporary name, then renamed."""
+    for target in plan.targets.values():
+        key = f"written:{target.name}"
+        if target.staged is None or (journal.get(key) and store_class(target.address.scheme).exists(target.address)):
+            continue
+        _write_whole(target)
+        journal.set(key, "yes")
+
+
+def _write_whole(target: Target) -> None:
+    path = Path(target.address.path)
+    new_file = not path.exists()
+    aside = replace(target.address, path=str(path.with_name(f".partial-{path.name}"))) if new_file else target.address
+    store = store_class(aside.scheme)
+    store.delete(aside)
+    assert target.staged is not None
+    staging, volume = open_volume(target.staged), create_volume(aside, target.spec)
+    for block in _slabs(target):
+        volume.write(block, staging.read(block))
+    volume.close()
+    if new_file:
+        os.replace(aside.path, target.address.path)
+
+
+def _slabs(target: Target) -> Iterator[Box]:
+    """Yield whole slabs along the first axis, in order, each a whole number of chunks."""
+    spec = target.spec
+    plane = spec.domain.size // spec.shape[0] * spec.dtype.itemsize
+    depth = max(1, SLAB_BYTES // max(1, plane) // spec.chunks[0]) * spec.chunks[0]
+    for block in Grid.over(spec.domain, (depth, *spec.shape[1:])):
+        yield block.core
+
+
+def mark_complete(plan: Plan, volumes: Mapping[str, Volume], provenance: Mapping[str, Any]) -> None:
+    """Keep the provenance with every volume that was written, and say that it is whole."""
+    for name, target in plan.targets.items():
+        if not target.kept or not store_class(target.address.scheme).abilities.attributes:
+            continue
+        volume = open_volume(target.address) if target.staged else volumes[name]
+        volume.set_attributes(
+            {"run": plan.config.name, "fingerprint": plan.fingerprint, "complete": True, "provenance": dict(provenance)}
+        )
+
+
+def tidy(plan: Plan) -> None:
+    """Remove what was only needed on the way."""
+    for folder in ("scratch", "staging"):
+        shutil.rmtree(plan.directory / folder, ignore_errors=True)

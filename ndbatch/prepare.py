@@ -1,0 +1,76 @@
+"""Before the first block: the volumes that a run writes are created, or opened again when it goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ndbatch.errors import NdbatchError, PlanError
+from ndbatch.journal import Journal
+from ndbatch.plan.model import Plan, Target
+from ndbatch.remotes.address import parse
+from ndbatch.remotes.base import Volume
+from ndbatch.remotes.registry import create_volume, open_volume, store_class
+
+
+def open_targets(plan: Plan, journal: Journal) -> dict[str, Volume]:
+    """Return every volume the run writes, by name, created where it does not exist. Only the driver does this.
+
+    Raises PlanError where a volume is gone, or has changed its shape, that blocks were already written to.
+    """
+    return {name: _open(target, plan, journal) for name, target in plan.targets.items()}
+
+
+def _open(target: Target, plan: Plan, journal: Journal) -> Volume:
+    address = target.address if journal.get(f"written:{target.name}") else target.working
+    if not target.create or store_class(address.scheme).exists(address):
+        volume = open_volume(address)
+        if (volume.shape, volume.dtype, volume.offset) != (target.spec.shape, target.spec.dtype, target.spec.offset):
+            raise PlanError(
+                f"outputs.{target.name}: {volume.url} is now {volume.dtype} {volume.shape}, the run was begun with "
+                f"{target.spec.dtype} {target.spec.shape}; start over with --fresh"
+            )
+        return volume
+    done = sum(len(journal.done(stage.index)) for stage in plan.stages if target.name in stage.stores)
+    if done:
+        raise PlanError(
+            f"outputs.{target.name}: {address.url} is gone, but the journal says that {done} blocks of it are done; "
+            "start over with --fresh"
+        )
+    Path(address.path).parent.mkdir(parents=True, exist_ok=True) if Path(address.path).is_absolute() else None
+    volume = create_volume(address, target.spec)
+    if volume.abilities.attributes:
+        volume.set_attributes({"run": plan.config.name, "fingerprint": plan.fingerprint, "complete": False})
+    return volume
+
+
+def start_over(plan: Plan) -> None:
+    """Remove the journal of an earlier run and everything that it created, so that the run begins anew (`--fresh`)."""
+    directory = plan.directory
+    if Journal.exists(directory):
+        for entry in _created_before(directory, plan).values():
+            _remove(entry, directory)
+        Journal.discard(directory)
+    for folder in ("scratch", "staging"):
+        shutil.rmtree(directory / folder, ignore_errors=True)
+
+
+def _created_before(directory: Path, plan: Plan) -> Mapping[str, Any]:
+    """Return the outputs of the earlier run; where its journal is damaged, those of this plan inside the run directory."""
+    try:
+        with Journal.read(directory) as journal:
+            outputs = dict(journal.document.get("outputs", {}))
+    except NdbatchError:
+        outputs = dict(plan.document()["outputs"])
+        return {n: e for n, e in outputs.items() if str(directory) in str(e["url"]) and e["created"]}
+    return {name: entry for name, entry in outputs.items() if entry["created"]}
+
+
+def _remove(entry: Mapping[str, Any], directory: Path) -> None:
+    if entry["type"] == "table":
+        Path(entry["url"]).unlink(missing_ok=True)
+    else:
+        address = parse(str(entry["url"]), directory)
+        store_class(address.scheme).delete(address)

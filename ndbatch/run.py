@@ -1,0 +1,188 @@
+"""The sentence: config -> plan -> read -> step -> write -> journal -> report."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ndbatch import events
+from ndbatch.config.load import from_mapping, load
+from ndbatch.config.model import Config
+from ndbatch.drive import Driver, total
+from ndbatch.errors import Denied, JournalError, NdbatchError, RemoteError
+from ndbatch.executors import make_executor
+from ndbatch.finish import mark_complete, tidy, write_staged, write_tables
+from ndbatch.journal import Journal
+from ndbatch.plan import Plan, make_plan
+from ndbatch.prepare import open_targets, start_over
+from ndbatch.report.records import Records
+from ndbatch.states import States
+
+EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 3}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run."""
+
+    name: str
+    directory: Path
+    status: str
+    """done, failed or interrupted."""
+    counts: events.Counts
+    facts: Mapping[str, Any]
+    """What passes found out (thresholds, numbers of objects), by step."""
+    outputs: Mapping[str, str]
+    """Addresses of what was asked for, by name."""
+    rows: Mapping[str, int]
+    """Number of rows of each table that was written."""
+    seconds: float
+    nothing_to_do: bool = False
+    """Everything was done by an earlier run."""
+    report: Path | None = None
+    exit_code: int = field(default=0)
+
+
+def run(
+    config: Config | Mapping[str, Any] | str | Path,
+    *,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    observers: Sequence[events.Observer] = (),
+) -> Result:
+    """Do what `config` says (a Config, a mapping, or the path of a YAML file), or go on with what is left of it.
+
+    With `fresh` an earlier run in the same directory, and what it created, is removed first. With `retry_failed` the run
+    must have failed blocks. Observers are told every event. Raises NdbatchError before the first block is touched;
+    failed blocks are not raised but counted in the Result.
+    """
+    config = as_config(config)
+    plan = _plan(config, fresh=fresh)
+    if retry_failed:
+        _require_failures(plan)
+    begun = time.monotonic()
+    with (
+        system_errors(plan.directory),
+        Journal.write(plan.directory) as journal,
+        Records(plan.directory, observers) as records,
+    ):
+        journal.begin(plan.document())
+        records.begin(plan.document(), plan.config)
+        status, counts, rows = _work(plan, journal, records)
+        journal.end(status)
+        records.publish(events.RunEnded(status, counts, time.monotonic() - begun))
+    idle = status == "done" and counts.done == 0
+    return Result(
+        name=config.name,
+        directory=plan.directory,
+        status=status,
+        counts=counts,
+        facts=records.facts,
+        outputs={name: entry["url"] for name, entry in plan.document()["outputs"].items()},
+        rows=rows,
+        seconds=time.monotonic() - begun,
+        nothing_to_do=idle,
+        report=records.report(),
+        exit_code=EXIT_CODES[status],
+    )
+
+
+def as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
+    """Return `config` as a Config: read from a YAML file, or made from a mapping."""
+    if isinstance(config, Config):
+        return config
+    return load(config) if isinstance(config, str | Path) else from_mapping(dict(config), Path.cwd())
+
+
+def _plan(config: Config, *, fresh: bool) -> Plan:
+    """Plan first, remove second: a run that cannot be planned removes nothing."""
+    if fresh:
+        start_over(make_plan(config, resume=False))
+    return make_plan(config)
+
+
+def _require_failures(plan: Plan) -> None:
+    if not Journal.exists(plan.directory):
+        raise JournalError(f"{plan.directory} holds no run yet; start it with: ndbatch run")
+    with Journal.read(plan.directory) as journal:
+        if not journal.failures():
+            raise JournalError(f"{plan.directory} has no failed blocks (status: {journal.status}); nothing to retry")
+
+
+def _work(plan: Plan, journal: Journal, records: Records) -> tuple[str, events.Counts, dict[str, int]]:
+    """Drive the stages and finish; return the status, the blocks by outcome and the rows of tables."""
+    journal.clear_failures()
+    counts: dict[int, events.Counts] = {}
+    try:
+        with ExitStack() as stack, _terminable():
+            start = cache(lambda: stack.enter_context(make_executor(plan.config.cluster, plan.workers, plan.directory)))
+            volumes = {**plan.sources, **open_targets(plan, journal)}
+            driver = Driver(plan, journal, start, volumes, States(plan, journal), records.publish)
+            counts = driver.counts
+            records.publish(_started(plan))
+            for stage in plan.stages:
+                driver.run_stage(stage)
+        complete = frozenset(index for index, c in counts.items() if c.done + c.skipped == c.planned)
+        rows = write_tables(plan, journal, complete)
+        if len(complete) < len(plan.stages):
+            return "failed", total(counts, plan), rows
+        write_staged(plan, journal)
+        if not journal.get("complete"):
+            mark_complete(plan, volumes, records.provenance)
+            journal.set("complete", "yes")
+        tidy(plan)
+        return "done", total(counts, plan), rows
+    except KeyboardInterrupt:
+        return "interrupted", total(counts, plan), {}
+    except (NdbatchError, OSError):
+        journal.end("failed")
+        raise
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C: what came back is kept, workers are stopped, the run can go on later."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def system_errors(directory: Path) -> Iterator[None]:
+    """Turn errors of the file system and of SQLite into one sentence for the reader; what is journaled stays."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise JournalError(
+            f"{directory}: the journal cannot be written: {error}; the run can go on when that is mended"
+        ) from error
+    except OSError as error:
+        where = error.filename or directory
+        kind = Denied if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else RemoteError
+        raise kind(f"{where}: {error.strerror or error}; mend that, then run the same command again") from error
+
+
+def _started(plan: Plan) -> events.RunStarted:
+    titles = tuple(stage.title(plan.steps) for stage in plan.stages)
+    kind = plan.config.cluster.kind
+    blocks = len(plan.grid) * len(plan.stages)
+    return events.RunStarted(plan.config.name, str(plan.directory), kind, plan.workers, titles, blocks)
