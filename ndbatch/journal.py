@@ -130,12 +130,15 @@ class Journal:
         return journal
 
     @classmethod
-    def discard(cls, directory: Path) -> None:
-        """Remove the journal. JournalError if a driver holds the run directory."""
+    def discard(cls, directory: Path, aside: Path | None = None) -> None:
+        """Remove the journal, or move it to `aside`. JournalError if a driver holds the run directory."""
         lock = _take_lock(directory)
         try:
             for suffix in ("", "-wal", "-shm"):
-                (directory / (FILE + suffix)).unlink(missing_ok=True)
+                file = directory / (FILE + suffix)
+                if aside is not None and file.exists():
+                    file.replace(aside.with_name(aside.name + suffix))
+                file.unlink(missing_ok=True)
         finally:
             os.close(lock)
 
@@ -258,6 +261,38 @@ class Journal:
                 "DELETE FROM payloads WHERE stage = ? AND block = ?", ((stage, int(b)) for b in gone.tolist())
             )
 
+    # -- rebuilding ------------------------------------------------------------------------------------------------------
+
+    def copy_sound(self, source: sqlite3.Connection, table: str) -> tuple[int, int]:
+        """Copy the rows of `table` that can be read and match their checksum; return how many were and were not."""
+        columns = {"meta": 2, "stages": 2, "sessions": 6, "batches": 3, "payloads": 5}[table]
+        checked = {"batches": 1, "payloads": 3}.get(table)
+        sound = bad = 0
+        marks = ", ".join("?" * columns)
+        with self._db:
+            for row in _readable(source, table):
+                if row is None or (checked is not None and zlib.crc32(row[checked]) != row[-1]):
+                    bad += 1
+                    continue
+                self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
+                sound += len(row[1]) // RECEIPT.itemsize if table == "batches" else 1
+        return sound, bad
+
+    def require_payloads(self) -> int:
+        """Take back receipts whose payloads are missing; return how many. A block has all the payloads its stage makes."""
+        gone = 0
+        for stage in self.document.get("stages", []):
+            done = self.done(stage["index"])
+            for name in stage["payloads"]:
+                query = "SELECT block FROM payloads WHERE stage = ? AND name = ?"
+                blocks = [row[0] for row in self._db.execute(query, (stage["index"], name))]
+                lacking = done.minus(Ranges.of([np.array(blocks, np.int64)]))
+                if len(lacking):
+                    self.forget(stage["index"], lacking)
+                    gone += len(lacking)
+                    done = done.minus(lacking)
+        return gone
+
     # -- failures and facts ---------------------------------------------------------------------------------------------
 
     def failures(self) -> list[Failure]:
@@ -286,6 +321,11 @@ class Journal:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
+    def unset(self, key: str) -> None:
+        """Forget what is kept under `key`."""
+        with self._db:
+            self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
+
     def set(self, key: str, value: str) -> None:
         """Keep a small text under `key`."""
         with self._db:
@@ -301,6 +341,21 @@ class Journal:
             lost = failed.get(index, 0)
             result.append(Counts(planned=planned, done=done, failed=lost, pending=planned - done - lost))
         return result
+
+
+def _readable(source: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...] | None]:
+    """Yield the rows of a table of a damaged file, one by one by their number; None for one that cannot be read."""
+    order = {"meta": "key", "stages": "stage", "sessions": "id"}.get(table, "rowid")
+    try:
+        keys = [row[0] for row in source.execute(f"SELECT {order} FROM {table}")]
+    except sqlite3.DatabaseError:
+        yield None
+        return
+    for key in keys:
+        try:
+            yield source.execute(f"SELECT * FROM {table} WHERE {order} = ?", (key,)).fetchone()
+        except sqlite3.DatabaseError:
+            yield None
 
 
 class _Payloads:

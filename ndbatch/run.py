@@ -59,11 +59,12 @@ def run(
     fresh: bool = False,
     retry_failed: bool = False,
     observers: Sequence[events.Observer] = (),
+    report: bool = True,
 ) -> Result:
     """Do what `config` says (a Config, a mapping, or the path of a YAML file), or go on with what is left of it.
 
     With `fresh` an earlier run in the same directory, and what it created, is removed first. With `retry_failed` the run
-    must have failed blocks. Observers are told every event. Raises NdbatchError before the first block is touched;
+    must have failed blocks. Observers are told every event. Without `report` no report.html is made. Raises NdbatchError before the first block is touched;
     failed blocks are not raised but counted in the Result.
     """
     config = as_config(config)
@@ -92,7 +93,7 @@ def run(
         rows=rows,
         seconds=time.monotonic() - begun,
         nothing_to_do=idle,
-        report=records.report(),
+        report=records.report() if report else None,
         exit_code=EXIT_CODES[status],
     )
 

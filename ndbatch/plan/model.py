@@ -10,7 +10,7 @@ from typing import Any
 from ndbatch.config.model import Config
 from ndbatch.geometry import Box, Grid
 from ndbatch.plan.blocks import Cost
-from ndbatch.plan.program import Bound, Stage
+from ndbatch.plan.program import Bound, Map, Stage
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import ArraySpec, Volume
 from ndbatch.steps.base import ArrayInfo
@@ -104,6 +104,8 @@ class Plan:
                 "requests": self.requests(stage),
                 "memory": self.costs[stage.index].memory,
                 "what": stage.title(self.steps).split(" + "),
+                "stores": list(stage.stores),
+                "payloads": [call.key for call in stage.calls if isinstance(call, Map)],
             }
             for stage in self.stages
         ]
@@ -115,7 +117,12 @@ class Plan:
             "axes": self.axes,
             "voxel_size": list(info.voxel_size) if info.voxel_size else None,
             "region": {"start": list(self.region.start), "stop": list(self.region.stop)},
-            "grid": {"block": list(self.grid.block), "counts": list(self.grid.counts), "blocks": count},
+            "grid": {
+                "block": list(self.grid.block),
+                "origin": list(self.grid.origin),
+                "counts": list(self.grid.counts),
+                "blocks": count,
+            },
             "executor": {
                 "kind": self.config.cluster.kind,
                 "workers": self.workers,

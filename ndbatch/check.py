@@ -1,0 +1,127 @@
+"""Checking a run: outputs are read again and compared with the receipts; a damaged journal is rebuilt from what is sound."""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndbatch.errors import JournalError, NdbatchError, RemoteError
+from ndbatch.geometry import Box, Grid
+from ndbatch.journal import FILE, Journal
+from ndbatch.remotes.address import parse
+from ndbatch.remotes.base import Volume
+from ndbatch.remotes.registry import open_volume
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A block whose output is not what its receipt says."""
+
+    stage: int
+    block: int
+    box: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found."""
+
+    directory: Path
+    blocks: int
+    """Receipts that were compared with their output."""
+    mismatches: tuple[Mismatch, ...]
+    salvaged: int = 0
+    """Receipts that were kept of a damaged journal."""
+    lost: int = 0
+    """Records of a damaged journal that could not be kept; their blocks are done again by the next run."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every output is what its receipt says and nothing was lost."""
+        return not self.mismatches and not self.lost
+
+
+def check(directory: Path, *, rebuild: bool = False) -> CheckReport:
+    """Read every output of the run in `directory` again and compare it with the receipts.
+
+    With `rebuild`, a damaged journal is replaced by what is sound in it, and receipts that do not match are taken back,
+    so that the next run does those blocks again. Raises JournalError where no run is, or where its plan is lost.
+    """
+    salvaged, lost = _rebuild(directory) if rebuild else (0, 0)
+    with Journal.read(directory) as journal:
+        document = journal.document
+        if not document:
+            raise JournalError(f"{directory}: the journal holds no plan; start the run again with --fresh")
+        count, found = 0, []
+        for blocks, mismatch in _compare(journal, document, directory):
+            count += blocks
+            found.extend([mismatch] if mismatch else [])
+    if rebuild and found:
+        with Journal.write(directory) as journal:
+            for stage in {m.stage for m in found}:
+                journal.forget(stage, [m.block for m in found if m.stage == stage])
+            journal.unset("complete")
+    return CheckReport(directory, count, tuple(found), salvaged, lost)
+
+
+def _compare(journal: Journal, document: Mapping[str, Any], directory: Path) -> Iterator[tuple[int, Mismatch | None]]:
+    """Yield 1 and the mismatch, if any, of every block that wrote a volume."""
+    grid = grid_of(document)
+    axes = str(document["axes"])
+    for stage in document["stages"]:
+        names = [name for name in stage["stores"] if name in document["outputs"]]
+        if len(names) < len(stage["stores"]) or not names:
+            continue  # arrays stored on the way are gone when a run is over
+        try:
+            volumes = [open_volume(parse(document["outputs"][name]["url"], directory)) for name in names]
+        except RemoteError as error:
+            yield 0, Mismatch(stage["index"], -1, "all", error.message)
+            continue
+        for receipt in journal.receipts(stage["index"]):
+            index = int(receipt["block"])
+            reason = _differs(volumes, grid[index].core, int(receipt["checksum"]))
+            mismatch = Mismatch(stage["index"], index, grid[index].core.describe(axes), reason) if reason else None
+            yield 1, mismatch
+
+
+def _differs(volumes: list[Volume], box: Box, expected: int) -> str:
+    """Return why the voxels of `box` are not those of the receipt, or nothing."""
+    checksum = 0
+    try:
+        for volume in volumes:
+            checksum = zlib.crc32(np.ascontiguousarray(volume.read(box)).data, checksum)
+    except NdbatchError as error:
+        return error.message
+    return "" if checksum == expected else "the voxels are not those that were written"
+
+
+def grid_of(document: Mapping[str, Any]) -> Grid:
+    """Return the grid of blocks that a plan document describes."""
+    region = Box(tuple(document["region"]["start"]), tuple(document["region"]["stop"]))
+    return Grid.over(region, document["grid"]["block"], document["grid"]["origin"])
+
+
+def _rebuild(directory: Path) -> tuple[int, int]:
+    """Copy the sound records of the journal into a new one and put it in the old one's place; return kept and lost."""
+    old = directory / FILE
+    if not old.exists():
+        raise JournalError(f"{directory} holds no run: there is no {FILE} in it")
+    aside = directory / f"{FILE}.damaged"
+    Journal.discard(directory, aside=aside)
+    kept = lost = 0
+    source = sqlite3.connect(aside)
+    with Journal.write(directory) as journal:
+        for table in ("meta", "stages", "sessions", "batches", "payloads"):
+            sound, bad = journal.copy_sound(source, table)
+            kept += sound if table == "batches" else 0
+            lost += bad
+        lost += journal.require_payloads()
+    source.close()
+    return kept, lost

@@ -1,0 +1,95 @@
+"""`map_blocks`: a function over the blocks of volumes, from Python, with all that a run has: journal, resume, executors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ndbatch import events
+from ndbatch.config.model import Cluster, Config, Input, Output, Retry
+from ndbatch.errors import ConfigError
+from ndbatch.remotes.base import Volume
+from ndbatch.run import Result, run
+from ndbatch.steps.function import Function
+from ndbatch.units import Length
+
+
+def map_blocks(
+    function: Callable[..., Any] | str,
+    inputs: Mapping[str, Volume | str] | Volume | str,
+    output: Volume | str | None = None,
+    *,
+    table: str | Path | None = None,
+    halo: Length | Mapping[str, Length] = 0,
+    dtype: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    region: Mapping[str, tuple[Length, Length]] | None = None,
+    blocks: Mapping[str, int] | str = "auto",
+    cluster: str | Mapping[str, Any] = "processes",
+    retry: Mapping[str, Any] | None = None,
+    time_limit: Length | None = None,
+    name: str | None = None,
+    directory: str | Path | None = None,
+    fresh: bool = False,
+    observers: Sequence[events.Observer] = (),
+) -> Result:
+    """Call `function` on every block of `inputs` and keep what it returns; the same command goes on where it stopped.
+
+    The function gets one array for each input, by its name (C-order, the volumes' axes, the block with `halo` voxels of
+    context, clipped at the volume's edges), then `parameters` by name, and `block` if it has such a parameter. It returns
+    an array of the shape it got (or of the block's core), rows of a table (a mapping of columns, a list of mappings, a
+    data frame), or both as a pair. `output` is a volume from `create`, or an address where one is made; `table` a path
+    that ends in .parquet or .csv.
+
+    `cluster` is inline, threads, processes, dask, or a mapping as in the YAML. Raises NdbatchError before the first
+    block; failed blocks are counted in the Result.
+    """
+    volumes = dict(inputs) if isinstance(inputs, Mapping) else {"image": inputs}
+    if output is None and table is None:
+        raise ConfigError("map_blocks: give output= (a volume or its address), table= (a path), or both")
+    step = Function.of(
+        function,
+        inputs={role: role for role in volumes},
+        output=None if output is None else "result",
+        table=None if table is None else "table",
+        halo=halo,
+        dtype=dtype,
+        parameters=dict(parameters or {}),
+    )
+    outputs: dict[str, Output] = {}
+    if output is not None:
+        outputs["result"] = _output(output, dtype)
+    if table is not None:
+        outputs["table"] = Output(url=str(Path(table).absolute()))
+    config = Config(
+        name=name or step.title,
+        inputs={role: _input(volume) for role, volume in volumes.items()},
+        region=dict(region) if region else None,
+        steps=(step,),
+        outputs=outputs,
+        blocks="auto" if isinstance(blocks, str) else dict(blocks),
+        cluster=Cluster.model_validate({"kind": cluster} if isinstance(cluster, str) else dict(cluster)),
+        retry=Retry.model_validate(dict(retry or {})),
+        time_limit=time_limit,
+        directory=None if directory is None else str(directory),
+    )
+    return run(config, fresh=fresh, observers=observers)
+
+
+def _input(volume: Volume | str) -> Input:
+    """Return the configuration entry of a volume, with what its file does not know itself."""
+    if isinstance(volume, str):
+        return Input(url=volume)
+    spec = volume.spec
+    size = (
+        None if spec.voxel_size is None else {a: f"{s!r} um" for a, s in zip(spec.axes, spec.voxel_size, strict=True)}
+    )
+    offset = dict(zip(spec.axes, spec.offset, strict=True))
+    return Input(url=volume.url, voxel_size=size, axes=spec.axes, offset=offset, kind=spec.kind.value)
+
+
+def _output(volume: Volume | str, dtype: str | None) -> Output:
+    if isinstance(volume, str):
+        return Output(url=volume, dtype=dtype)
+    return Output(url=volume.url, create=False, dtype=volume.dtype.name, kind=volume.kind.value)
