@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ import numpy as np
 
 from ndbatch.errors import JournalError, NdbatchError, RemoteError
 from ndbatch.geometry import Box, Grid
-from ndbatch.journal import FILE, Journal
+from ndbatch.journal import Journal
+from ndbatch.journal.salvage import rebuild as salvage
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.registry import open_volume
@@ -54,7 +54,7 @@ def check(directory: Path, *, rebuild: bool = False) -> CheckReport:
     With `rebuild`, a damaged journal is replaced by what is sound in it, and receipts that do not match are taken back,
     so that the next run does those blocks again. Raises JournalError where no run is, or where its plan is lost.
     """
-    salvaged, lost = _rebuild(directory) if rebuild else (0, 0)
+    salvaged, lost = salvage(directory) if rebuild else (0, 0)
     with Journal.read(directory) as journal:
         document = journal.document
         if not document:
@@ -106,22 +106,3 @@ def grid_of(document: Mapping[str, Any]) -> Grid:
     """Return the grid of blocks that a plan document describes."""
     region = Box(tuple(document["region"]["start"]), tuple(document["region"]["stop"]))
     return Grid.over(region, document["grid"]["block"], document["grid"]["origin"])
-
-
-def _rebuild(directory: Path) -> tuple[int, int]:
-    """Copy the sound records of the journal into a new one and put it in the old one's place; return kept and lost."""
-    old = directory / FILE
-    if not old.exists():
-        raise JournalError(f"{directory} holds no run: there is no {FILE} in it")
-    aside = directory / f"{FILE}.damaged"
-    Journal.discard(directory, aside=aside)
-    kept = lost = 0
-    source = sqlite3.connect(aside)
-    with Journal.write(directory) as journal:
-        for table in ("meta", "stages", "sessions", "batches", "payloads"):
-            sound, bad = journal.copy_sound(source, table)
-            kept += sound if table == "batches" else 0
-            lost += bad
-        lost += journal.require_payloads()
-    source.close()
-    return kept, lost

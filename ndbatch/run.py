@@ -64,8 +64,8 @@ def run(
     """Do what `config` says (a Config, a mapping, or the path of a YAML file), or go on with what is left of it.
 
     With `fresh` an earlier run in the same directory, and what it created, is removed first. With `retry_failed` the run
-    must have failed blocks. Observers are told every event. Without `report` no report.html is made. Raises NdbatchError before the first block is touched;
-    failed blocks are not raised but counted in the Result.
+    must have failed blocks. Observers are told every event. Without `report` no report.html is made. Raises NdbatchError
+    before the first block is touched; failed blocks are not raised but counted in the Result.
     """
     config = as_config(config)
     plan = _plan(config, fresh=fresh)

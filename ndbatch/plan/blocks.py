@@ -20,7 +20,7 @@ BASE_BYTES = 150 * 2**20
 """A worker process with its libraries, before it holds a voxel (measured: 110-160 MB resident)."""
 
 AUTO_BYTES = 384 * 2**20
-"""What `blocks: auto` lets the arrays of one worker take, if its limit allows: larger blocks gain little (see docs)."""
+"""What `blocks: auto` lets the arrays of one worker take, if its limit allows: larger blocks gain little."""
 
 BLOCK_COST = 50_000
 """Cost of one block beside its voxels, in voxels: messages, chunk look-ups, Python."""
@@ -38,47 +38,99 @@ class Cost:
     """Voxels of the largest box that is computed."""
 
 
-def stage_cost(stage: Stage, steps: Sequence[Bound], infos: Mapping[str, ArrayInfo], domain: Box, block: Shape) -> Cost:
-    """Return the cost of an interior block of `block` voxels. Every term is named, and a test compares the sum with a run.
+@dataclass(frozen=True)
+class Workload:
+    """The stages of a run and the voxels they go over: what a block of any shape costs."""
 
-    One block is computed while the next one is read and the last one is written, so loads and stores count twice.
-    """
-    boxes = {load.name: _extent(block, load.halo, domain) for load in stage.loads}
-    loads = sum(_bytes(boxes[load.name], infos[load.name]) for load in stage.loads)
-    made, working, largest = 0, 0.0, math.prod(block)
-    for call in stage.calls:
-        operation = steps[call.step].operation
-        halo = _context(call, steps)
-        box = _extent(block, halo, domain)
-        largest = max(largest, math.prod(box))
-        working = max(working, operation.working_bytes * math.prod(box))
-        if isinstance(call, Apply):
-            out = _extent(block, call.halo, domain)
-            made += sum(_bytes(out, info) for info in operation.arrays.values())
-    stores = sum(_bytes(_extent(block, (0,) * len(block), domain), infos[name]) for name in stage.stores)
-    memory = int(BASE_BYTES + 2 * loads + made + working + 2 * stores)
-    return Cost(memory, loads, stores, largest)
+    stages: Sequence[Stage]
+    steps: Sequence[Bound]
+    infos: Mapping[str, ArrayInfo]
+    domain: Box
+    region: Box
 
+    @property
+    def frame(self) -> ArrayInfo:
+        """The array that all others lie on."""
+        return next(iter(self.infos.values()))
 
-def _context(call: Apply | Map, steps: Sequence[Bound]) -> Shape:
-    """Return how far the inputs of `call` reach beyond the core."""
-    operation = steps[call.step].operation
-    if isinstance(call, Map):
-        return operation.passes[call.number].halo
-    own = operation.halo or (0,) * len(call.halo)
-    return tuple(a + b for a, b in zip(call.halo, own, strict=True))
+    def cost(self, stage: Stage, block: Shape) -> Cost:
+        """Return the cost of an interior block of `block` voxels. Every term is named; a test holds the sum against a run.
 
+        One block is computed while the next one is read and the last one is written, so loads and stores count twice.
+        """
+        boxes = {load.name: self._extent(block, load.halo) for load in stage.loads}
+        loads = sum(_bytes(boxes[load.name], self.infos[load.name]) for load in stage.loads)
+        made, working, largest = 0, 0.0, math.prod(block)
+        for call in stage.calls:
+            operation = self.steps[call.step].operation
+            box = self._extent(block, self._context(call))
+            largest = max(largest, math.prod(box))
+            working = max(working, operation.working_bytes * math.prod(box))
+            if isinstance(call, Apply):
+                out = self._extent(block, call.halo)
+                made += sum(_bytes(out, info) for info in operation.arrays.values())
+        core = self._extent(block, (0,) * len(block))
+        stores = sum(_bytes(core, self.infos[name]) for name in stage.stores)
+        return Cost(int(BASE_BYTES + 2 * loads + made + working + 2 * stores), loads, stores, largest)
 
-def _extent(block: Shape, halo: Shape, domain: Box) -> Shape:
-    return tuple(min(n + 2 * h, d) for n, h, d in zip(block, halo, domain.shape, strict=True))
+    def peak(self, block: Shape) -> int:
+        """Return the most bytes that any stage needs a worker."""
+        return max(self.cost(stage, block).memory for stage in self.stages)
 
+    def choose(self, unit: Shape, workers: int, limit: int) -> Shape:
+        """Return the block that should finish first within `limit` bytes a worker.
 
-def _bytes(shape: Shape, info: ArrayInfo) -> int:
-    return math.prod(shape) * info.dtype.itemsize
+        The estimate is the number of rounds over all workers times what a block computes, context included. Raises
+        PlanError where not even one `unit` fits.
+        """
+        smallest = self.peak(unit)
+        if smallest > limit:
+            raise PlanError(
+                f"a block of one unit ({self._named(unit)}) needs {_gib(smallest)} a worker, and a worker may use "
+                f"{_gib(limit)}; raise cluster: memory, lower cluster: workers, or choose smaller chunks for the output",
+                needed=smallest,
+                limit=limit,
+            )
+        room = max(min(limit, BASE_BYTES + AUTO_BYTES), smallest)
+        shapes = [b for b in candidates(unit, self.region.shape) if self.peak(b) <= room]
+        return min(shapes, key=lambda block: (self._time(block, workers), block))
+
+    def _time(self, block: Shape, workers: int) -> float:
+        """Return how long a run with `block` takes, in voxels computed one after another."""
+        rounds = -(-len(Grid.over(self.region, block)) // workers)
+        return rounds * (BLOCK_COST + sum(self.cost(stage, block).voxels for stage in self.stages))
+
+    def require_fit(self, block: Shape, unit: Shape, workers: int, limit: int) -> None:
+        """Raise PlanError, with a block that would fit, where `block` needs more than `limit` bytes a worker."""
+        needed = self.peak(block)
+        if needed <= limit:
+            return
+        fits = self.choose(unit, workers, limit)
+        raise PlanError(
+            f"blocks of {self._named(block)} need {_gib(needed)} a worker, and a worker may use {_gib(limit)}; "
+            f"blocks: {{{self._named(fits)}}} would fit, or raise cluster: memory",
+            needed=needed,
+            limit=limit,
+            fits=fits,
+        )
+
+    def _context(self, call: Apply | Map) -> Shape:
+        """Return how far the inputs of `call` reach beyond the core."""
+        operation = self.steps[call.step].operation
+        if isinstance(call, Map):
+            return operation.passes[call.number].halo
+        own = operation.halo or (0,) * len(call.halo)
+        return tuple(a + b for a, b in zip(call.halo, own, strict=True))
+
+    def _extent(self, block: Shape, halo: Shape) -> Shape:
+        return tuple(min(n + 2 * h, d) for n, h, d in zip(block, halo, self.domain.shape, strict=True))
+
+    def _named(self, shape: Shape) -> str:
+        return ", ".join(f"{name}: {n}" for name, n in zip(self.frame.axes, shape, strict=True))
 
 
 def candidates(unit: Shape, region: Shape) -> Iterator[Shape]:
-    """Yield block shapes: `unit` doubled any number of times along each axis, up to the region, the last one covering it."""
+    """Yield block shapes: `unit` doubled any number of times along each axis, up to one that covers the region."""
     axes = []
     for n, extent in zip(unit, region, strict=True):
         cells = -(-extent // n)
@@ -87,72 +139,10 @@ def candidates(unit: Shape, region: Shape) -> Iterator[Shape]:
     yield from itertools.product(*axes)
 
 
-def choose_block(
-    stages: Sequence[Stage],
-    steps: Sequence[Bound],
-    infos: Mapping[str, ArrayInfo],
-    domain: Box,
-    region: Box,
-    unit: Shape,
-    workers: int,
-    limit: int,
-) -> Shape:
-    """Return the block that should finish first within the memory limit of a worker (bytes).
-
-    The estimate is the number of rounds over all workers times what a block computes, context included. Raises PlanError
-    where not even one unit fits.
-    """
-    best: tuple[float, int, Shape] | None = None
-    smallest = min(_peak(stages, steps, infos, domain, unit), limit + 1)
-    if smallest > limit:
-        needed = _peak(stages, steps, infos, domain, unit)
-        raise PlanError(
-            f"a block of one unit ({_named(unit, infos)}) needs {_gib(needed)} a worker, and a worker may use {_gib(limit)}; "
-            "raise cluster: memory, lower cluster: workers, or choose smaller chunks for the output",
-            needed=needed,
-            limit=limit,
-        )
-    room = min(limit, BASE_BYTES + AUTO_BYTES)
-    for block in candidates(unit, region.shape):
-        memory = _peak(stages, steps, infos, domain, block)
-        if memory > max(room, smallest):
-            continue
-        count = len(Grid.over(region, block))
-        rounds = -(-count // workers)
-        work = sum(stage_cost(s, steps, infos, domain, block).voxels for s in stages) + BLOCK_COST
-        score = (rounds * work, memory, block)
-        best = score if best is None else min(best, score)
-    return best[2] if best is not None else unit
-
-
-def require_fit(
-    stages: Sequence[Stage],
-    steps: Sequence[Bound],
-    infos: Mapping[str, ArrayInfo],
-    domain: Box,
-    region: Box,
-    block: Shape,
-    unit: Shape,
-    workers: int,
-    limit: int,
-) -> None:
-    """Raise PlanError, with a block that would fit, where `block` needs more than `limit` bytes a worker."""
-    needed = _peak(stages, steps, infos, domain, block)
-    if needed <= limit:
-        return
-    fits = choose_block(stages, steps, infos, domain, region, unit, workers, limit)
-    raise PlanError(
-        f"blocks of {_named(block, infos)} need {_gib(needed)} a worker, and a worker may use {_gib(limit)}; "
-        f"blocks: {{{_named(fits, infos)}}} would fit, or raise cluster: memory",
-        needed=needed,
-        limit=limit,
-        fits=fits,
-    )
-
-
 def require_alignment(block: Shape, unit: Shape, region: Box, axes: str) -> None:
-    """Raise PlanError where two blocks of `block` would write one chunk or shard (`unit`)."""
-    wrong = [i for i, (n, u, extent) in enumerate(zip(block, unit, region.shape, strict=True)) if n % u and n < extent]
+    """Raise PlanError, with the nearest block that fits, where two blocks would write one chunk or shard (`unit`)."""
+    sizes = zip(block, unit, region.shape, strict=True)
+    wrong = [i for i, (n, u, extent) in enumerate(sizes) if n % u and n < extent]
     if wrong:
         nearest = {axes[i]: max(1, round(block[i] / unit[i])) * unit[i] for i in wrong}
         said = ", ".join(f"{axes[i]}: {block[i]} is not a whole number of {unit[i]}" for i in wrong)
@@ -163,15 +153,8 @@ def require_alignment(block: Shape, unit: Shape, region: Box, axes: str) -> None
         )
 
 
-def _peak(
-    stages: Sequence[Stage], steps: Sequence[Bound], infos: Mapping[str, ArrayInfo], domain: Box, block: Shape
-) -> int:
-    return max(stage_cost(stage, steps, infos, domain, block).memory for stage in stages)
-
-
-def _named(shape: Shape, infos: Mapping[str, ArrayInfo]) -> str:
-    axes = next(iter(infos.values())).axes
-    return ", ".join(f"{name}: {n}" for name, n in zip(axes, shape, strict=True))
+def _bytes(shape: Shape, info: ArrayInfo) -> int:
+    return math.prod(shape) * info.dtype.itemsize
 
 
 def _gib(count: int) -> str:

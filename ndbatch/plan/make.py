@@ -13,9 +13,9 @@ from ndbatch.config.quantities import parse_bytes
 from ndbatch.errors import ConfigError, NdbatchError, PlanError
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.journal import Journal
-from ndbatch.plan.blocks import choose_block, require_alignment, require_fit, stage_cost
+from ndbatch.plan.blocks import Workload, require_alignment
 from ndbatch.plan.identity import digest, identity, require_same
-from ndbatch.plan.model import Plan
+from ndbatch.plan.model import Plan, Target
 from ndbatch.plan.program import Bound, compile_stages
 from ndbatch.plan.targets import output_dtypes, require_free, table_targets, volume_targets, write_unit
 from ndbatch.remotes import api
@@ -40,27 +40,19 @@ def make_plan(config: Config, *, resume: bool = True) -> Plan:
     region = _region(config, frame)
     stages, stored = compile_stages(steps, infos, frozenset(config.outputs))
     targets = volume_targets(config, stored, infos, region, sources)
-    unit, origin = write_unit(targets, region)
     workers, limit = capacity(config.cluster)
     begun = _begun(config) if resume else None
-    settled = tuple(begun["identity"]["block"]) if begun and config.blocks == "auto" else None
-    block = settled if settled and len(settled) == region.ndim else None
-    sizes = (stages, steps, infos, frame.domain, region)
-    if config.blocks != "auto":
-        block = _named_block(config.blocks, frame, unit, region)
-    if block is None:
-        block = choose_block(*sizes, unit, workers, limit)
-    require_alignment(block, unit, region, frame.axes)
-    require_fit(*sizes, block, unit, workers, limit)
-    facts = identity(config, sources, targets, region, block)
+    work = Workload(stages, steps, infos, frame.domain, region)
+    grid = _grid(config, work, targets, begun, workers, limit)
+    facts = identity(config, sources, targets, region, grid.block)
     plan = Plan(
         config=config,
         sources=sources,
         infos=infos,
         steps=steps,
         stages=stages,
-        costs=tuple(stage_cost(stage, steps, infos, frame.domain, block) for stage in stages),
-        grid=Grid.over(region, block, origin),
+        costs=tuple(work.cost(stage, grid.block) for stage in stages),
+        grid=grid,
         region=region,
         targets=targets,
         tables=table_targets(config, steps, stages),
@@ -77,6 +69,27 @@ def make_plan(config: Config, *, resume: bool = True) -> Plan:
     elif resume:
         require_free(plan.targets, plan.tables)
     return plan
+
+
+def _grid(
+    config: Config,
+    work: Workload,
+    targets: Mapping[str, Target],
+    begun: Mapping[str, Any] | None,
+    workers: int,
+    limit: int,
+) -> Grid:
+    """Return the blocks: as asked for, as begun, or chosen. PlanError where they do not fit memory or output chunks."""
+    unit, origin = write_unit(targets, work.region)
+    if config.blocks != "auto":
+        block = _named_block(config.blocks, work.frame, unit, work.region)
+    elif begun and len(begun["identity"]["block"]) == work.region.ndim:
+        block = tuple(begun["identity"]["block"])
+    else:
+        block = work.choose(unit, workers, limit)
+    require_alignment(block, unit, work.region, work.frame.axes)
+    work.require_fit(block, unit, workers, limit)
+    return Grid.over(work.region, block, origin)
 
 
 def capacity(cluster: Cluster) -> tuple[int, int]:

@@ -7,7 +7,6 @@ killed at any moment has at worst done a block that it will do again, with the s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -25,6 +24,7 @@ import numpy as np
 from ndbatch.errors import JournalError
 from ndbatch.events import Counts
 from ndbatch.geometry import Block, Grid
+from ndbatch.journal.lock import holder_of, take_lock
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array
 
@@ -91,7 +91,8 @@ class Journal:
 
     def __init__(self, directory: Path, connection: sqlite3.Connection, lock: int | None) -> None:
         self.directory = directory
-        self._db = connection
+        self.database = connection
+        """The open file; only the modules of this package touch it."""
         self._lock = lock
         self._session: int | None = None
 
@@ -106,7 +107,7 @@ class Journal:
     def write(cls, directory: Path) -> Self:
         """Open for writing, created where there is none. JournalError if another driver holds the run directory."""
         directory.mkdir(parents=True, exist_ok=True)
-        lock = _take_lock(directory)
+        lock = take_lock(directory)
         try:
             connection = _connect(directory / FILE)
             connection.executescript(_SCHEMA)
@@ -132,7 +133,7 @@ class Journal:
     @classmethod
     def discard(cls, directory: Path, aside: Path | None = None) -> None:
         """Remove the journal, or move it to `aside`. JournalError if a driver holds the run directory."""
-        lock = _take_lock(directory)
+        lock = take_lock(directory)
         try:
             for suffix in ("", "-wal", "-shm"):
                 file = directory / (FILE + suffix)
@@ -144,7 +145,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file and give the run directory free."""
-        self._db.close()
+        self.database.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -158,7 +159,7 @@ class Journal:
         self.close()
 
     def _check_format(self) -> None:
-        row = self._db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+        row = self.database.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
         if row is not None and int(row[0]) != FORMAT:
             raise JournalError(f"journal of format {row[0]}, this ndbatch writes format {FORMAT}; run with --fresh")
 
@@ -167,36 +168,36 @@ class Journal:
     @property
     def document(self) -> dict[str, Any]:
         """The plan as it was when the run began (plan.json); empty before `begin`."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = 'plan'").fetchone()
+        row = self.database.execute("SELECT value FROM meta WHERE key = 'plan'").fetchone()
         return dict(json.loads(row[0])) if row else {}
 
     def begin(self, document: dict[str, Any]) -> None:
         """Keep the plan, once, and open a session of work."""
-        with self._db:
+        with self.database:
             if not self.document:
                 values = [("format", str(FORMAT)), ("plan", json.dumps(document))]
-                self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
-            self._session = self._db.execute(
+                self.database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
+            self._session = self.database.execute(
                 "INSERT INTO sessions (started, host, pid, status) VALUES (?, ?, ?, 'running')",
                 (time.time(), socket.gethostname(), os.getpid()),
             ).lastrowid
 
     def end(self, status: str) -> None:
         """Close the session of work with its status: done, failed or interrupted."""
-        with self._db:
-            self._db.execute(
+        with self.database:
+            self.database.execute(
                 "UPDATE sessions SET ended = ?, status = ? WHERE id = ?", (time.time(), status, self._session)
             )
 
     def sessions(self) -> list[dict[str, Any]]:
         """Return every stretch of work on this run, in order."""
-        rows = self._db.execute("SELECT started, ended, host, pid, status FROM sessions ORDER BY id")
+        rows = self.database.execute("SELECT started, ended, host, pid, status FROM sessions ORDER BY id")
         return [dict(zip(("started", "ended", "host", "pid", "status"), row, strict=True)) for row in rows]
 
     @property
     def holder(self) -> dict[str, Any] | None:
         """The driver that holds the run directory now (pid, host), or None."""
-        return _holder(self.directory)
+        return holder_of(self.directory)
 
     @property
     def status(self) -> str:
@@ -212,35 +213,38 @@ class Journal:
     def record(self, entry: Entry) -> None:
         """Commit what a batch brought, in one transaction."""
         done = entry.receipts["block"].tolist()
-        with self._db:
+        with self.database:
             if done:
                 blob = entry.receipts.tobytes()
-                self._db.execute("INSERT INTO batches VALUES (?, ?, ?)", (entry.stage, blob, zlib.crc32(blob)))
+                self.database.execute("INSERT INTO batches VALUES (?, ?, ?)", (entry.stage, blob, zlib.crc32(blob)))
             if entry.payloads:
-                self._db.executemany(
+                self.database.executemany(
                     "INSERT OR REPLACE INTO payloads VALUES (?, ?, ?, ?, ?)",
                     ((entry.stage, name, block, data, zlib.crc32(data)) for name, block, data in entry.payloads),
                 )
             if entry.failures:
-                self._db.executemany(
+                self.database.executemany(
                     "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
                     ((f.stage, f.block, f.box, f.attempts, f.kind, f.error, f.traceback) for f in entry.failures),
                 )
 
     def done(self, stage: int) -> Ranges:
         """Return the blocks of `stage` that have a receipt."""
-        return Ranges.of(receipts["block"] for receipts in self._batches(stage))
+        return Ranges.of(receipts["block"] for receipts in self.batches(stage))
 
     def receipts(self, stage: int) -> Array:
         """Return the RECEIPT records of `stage`, in block order."""
-        parts = list(self._batches(stage))
+        parts = list(self.batches(stage))
         if not parts:
             return np.empty(0, RECEIPT)
         merged = np.concatenate(parts)
         return merged[np.argsort(merged["block"], kind="stable")]
 
-    def _batches(self, stage: int) -> Iterator[Array]:
-        for number, blob, crc in self._db.execute("SELECT rowid, receipts, crc FROM batches WHERE stage = ?", (stage,)):
+    def batches(self, stage: int) -> Iterator[Array]:
+        """Yield the RECEIPT records of `stage`, batch by batch as they came. JournalError where one is damaged."""
+        for number, blob, crc in self.database.execute(
+            "SELECT rowid, receipts, crc FROM batches WHERE stage = ?", (stage,)
+        ):
             if zlib.crc32(blob) != crc or len(blob) % RECEIPT.itemsize:
                 raise _damaged(self.directory, f"batch {number} does not match its checksum")
             yield np.frombuffer(blob, RECEIPT)
@@ -252,88 +256,58 @@ class Journal:
     def forget(self, stage: int, blocks: Iterable[int]) -> None:
         """Take back the receipts and payloads of `blocks`, so that they are done again."""
         gone = np.fromiter(blocks, np.uint64)
-        kept = [receipts[~np.isin(receipts["block"], gone)] for receipts in self._batches(stage)]
-        with self._db:
-            self._db.execute("DELETE FROM batches WHERE stage = ?", (stage,))
+        kept = [receipts[~np.isin(receipts["block"], gone)] for receipts in self.batches(stage)]
+        with self.database:
+            self.database.execute("DELETE FROM batches WHERE stage = ?", (stage,))
             blobs = [receipts.tobytes() for receipts in kept if len(receipts)]
-            self._db.executemany("INSERT INTO batches VALUES (?, ?, ?)", ((stage, b, zlib.crc32(b)) for b in blobs))
-            self._db.executemany(
+            self.database.executemany(
+                "INSERT INTO batches VALUES (?, ?, ?)", ((stage, b, zlib.crc32(b)) for b in blobs)
+            )
+            self.database.executemany(
                 "DELETE FROM payloads WHERE stage = ? AND block = ?", ((stage, int(b)) for b in gone.tolist())
             )
-
-    # -- rebuilding ------------------------------------------------------------------------------------------------------
-
-    def copy_sound(self, source: sqlite3.Connection, table: str) -> tuple[int, int]:
-        """Copy the rows of `table` that can be read and match their checksum; return how many were and were not."""
-        columns = {"meta": 2, "stages": 2, "sessions": 6, "batches": 3, "payloads": 5}[table]
-        checked = {"batches": 1, "payloads": 3}.get(table)
-        sound = bad = 0
-        marks = ", ".join("?" * columns)
-        with self._db:
-            for row in _readable(source, table):
-                if row is None or (checked is not None and zlib.crc32(row[checked]) != row[-1]):
-                    bad += 1
-                    continue
-                self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)
-                sound += len(row[1]) // RECEIPT.itemsize if table == "batches" else 1
-        return sound, bad
-
-    def require_payloads(self) -> int:
-        """Take back receipts whose payloads are missing; return how many. A block has all the payloads its stage makes."""
-        gone = 0
-        for stage in self.document.get("stages", []):
-            done = self.done(stage["index"])
-            for name in stage["payloads"]:
-                query = "SELECT block FROM payloads WHERE stage = ? AND name = ?"
-                blocks = [row[0] for row in self._db.execute(query, (stage["index"], name))]
-                lacking = done.minus(Ranges.of([np.array(blocks, np.int64)]))
-                if len(lacking):
-                    self.forget(stage["index"], lacking)
-                    gone += len(lacking)
-                    done = done.minus(lacking)
-        return gone
 
     # -- failures and facts ---------------------------------------------------------------------------------------------
 
     def failures(self) -> list[Failure]:
         """Return the blocks that failed for good, in order."""
-        rows = self._db.execute(
+        rows = self.database.execute(
             "SELECT stage, block, box, attempts, kind, error, traceback FROM failures ORDER BY stage, block"
         )
         return [Failure(*row) for row in rows]
 
     def clear_failures(self) -> None:
         """Forget all failures: a new session tries those blocks again."""
-        with self._db:
-            self._db.execute("DELETE FROM failures")
+        with self.database:
+            self.database.execute("DELETE FROM failures")
 
     def set_facts(self, stage: int, facts: dict[str, Any]) -> None:
         """Keep what the passes of `stage` found out; a stage with facts is over."""
-        with self._db:
-            self._db.execute("INSERT OR REPLACE INTO stages VALUES (?, ?)", (stage, json.dumps(facts)))
+        with self.database:
+            self.database.execute("INSERT OR REPLACE INTO stages VALUES (?, ?)", (stage, json.dumps(facts)))
 
     def facts(self) -> dict[int, dict[str, Any]]:
         """Return what the passes found out, by stage."""
-        return {stage: json.loads(text) for stage, text in self._db.execute("SELECT stage, facts FROM stages")}
+        return {stage: json.loads(text) for stage, text in self.database.execute("SELECT stage, facts FROM stages")}
 
     def get(self, key: str) -> str | None:
         """Return a small text kept under `key`."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        row = self.database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
     def unset(self, key: str) -> None:
         """Forget what is kept under `key`."""
-        with self._db:
-            self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
+        with self.database:
+            self.database.execute("DELETE FROM meta WHERE key = ?", (key,))
 
     def set(self, key: str, value: str) -> None:
         """Keep a small text under `key`."""
-        with self._db:
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        with self.database:
+            self.database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def counts(self) -> list[Counts]:
         """Return the blocks of each stage by outcome, as the journal knows them (nothing runs while nobody holds it)."""
-        failed = dict(self._db.execute("SELECT stage, count(*) FROM failures GROUP BY stage").fetchall())
+        failed = dict(self.database.execute("SELECT stage, count(*) FROM failures GROUP BY stage").fetchall())
         result = []
         for stage in self.document.get("stages", []):
             index, planned = stage["index"], stage["blocks"]
@@ -341,21 +315,6 @@ class Journal:
             lost = failed.get(index, 0)
             result.append(Counts(planned=planned, done=done, failed=lost, pending=planned - done - lost))
         return result
-
-
-def _readable(source: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...] | None]:
-    """Yield the rows of a table of a damaged file, one by one by their number; None for one that cannot be read."""
-    order = {"meta": "key", "stages": "stage", "sessions": "id"}.get(table, "rowid")
-    try:
-        keys = [row[0] for row in source.execute(f"SELECT {order} FROM {table}")]
-    except sqlite3.DatabaseError:
-        yield None
-        return
-    for key in keys:
-        try:
-            yield source.execute(f"SELECT * FROM {table} WHERE {order} = ?", (key,)).fetchone()
-        except sqlite3.DatabaseError:
-            yield None
 
 
 class _Payloads:
@@ -367,7 +326,7 @@ class _Payloads:
     def __iter__(self) -> Iterator[tuple[Block, bytes]]:
         journal, stage, name, grid = self._source
         query = "SELECT block, data, crc FROM payloads WHERE stage = ? AND name = ? ORDER BY block"
-        for block, data, crc in journal._db.execute(query, (stage, name)):
+        for block, data, crc in journal.database.execute(query, (stage, name)):
             if zlib.crc32(data) != crc:
                 raise _damaged(journal.directory, f"payload {name} of block {block} does not match its checksum")
             yield grid[block], data
@@ -378,38 +337,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     return connection
-
-
-def _take_lock(directory: Path) -> int:
-    """Return an open file that holds the run directory; the system frees it when the process ends, however it ends."""
-    handle = os.open(directory / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        held = os.read(handle, 1000).decode(errors="replace")
-        os.close(handle)
-        who = json.loads(held) if held.startswith("{") else {}
-        raise JournalError(
-            f"{directory} is in use by process {who.get('pid', '?')} on {who.get('host', '?')}; wait for it, or look at it "
-            f"with: ndbatch status {directory}",
-            path=str(directory),
-        ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-    return handle
-
-
-def _holder(directory: Path) -> dict[str, Any] | None:
-    path = directory / "run.lock"
-    if not path.exists():
-        return None
-    with path.open("rb") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            text = handle.read()
-            return dict(json.loads(text)) if text.startswith(b"{") else {"pid": None, "host": None}
-    return None
 
 
 def _damaged(directory: Path, reason: object) -> JournalError:

@@ -1,0 +1,40 @@
+# ndbatch: `make demo` counts real nuclei, `make test` runs every check. Both set up their own .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint accuracy crash-test bench clean help
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ndbatch needs Python 3.11 or newer; set PYTHON=python3.12 or the like"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
+	@echo "installing ndbatch and its packages into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)   ## count the nuclei of a real volume
+	@$(BIN)/ndbatch run configs/count-nuclei.yaml
+
+lint: $(STAMP)   ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint       ## every test
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+accuracy: $(STAMP) ## counts and segmentations against ground truth, a table per data set
+	$(BIN)/python benchmarks/accuracy.py
+
+crash-test: $(STAMP) ## kill -9 at random moments, run again, compare every byte
+	$(BIN)/python benchmarks/crash_test.py
+
+bench: $(STAMP)  ## overhead of the engine, block by block
+	$(BIN)/python benchmarks/overhead.py
+
+clean:           ## remove what runs and tests left
+	rm -rf runs configs/runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
