@@ -1,0 +1,27 @@
+"""Files of the run directory appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Replace `path` by `data` in one step, on the disk before the name appears; OSError as the system says it."""
+    sibling = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with sibling.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(sibling, path)
+    except BaseException:
+        sibling.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Replace `path` by `text` as UTF-8 in one step."""
+    return write_bytes(path, text.encode())
