@@ -203,7 +203,7 @@ class _Draft:
         if not (rows or written or wanted):
             return None
         stores.extend(reversed(written))
-        halo = (0,) * self._ndim(index)
+        halo = (0,) * next(iter(self.infos.values())).ndim
         for name in wanted:
             halo = _grown(self.needs[name], halo)
         operation = step.operation
@@ -213,9 +213,6 @@ class _Draft:
             index, tuple(a + b for a, b in zip(halo, operation.halo or halo, strict=True)) if operation.halo else halo
         )
         return Apply(index, halo, rows)
-
-    def _ndim(self, index: int) -> int:
-        return self.infos[next(iter(self.steps[index].sources.values()))].ndim
 
     def _want(self, index: int, halo: Shape) -> None:
         for name in self.steps[index].sources.values():

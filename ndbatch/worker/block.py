@@ -71,7 +71,7 @@ def _apply(
     """Make the arrays of one step on the core and the context that is wanted; add them to `known`, return the rows."""
     operation = step.operation
     reach = operation.halo or (0,) * block.core.ndim
-    domain = work.infos[next(iter(step.sources.values()))].domain
+    domain = next(iter(work.infos.values())).domain
     box = block.core.grow(call.halo).intersect(domain)
     made = operation.apply(_inputs(step, known, box.grow(reach)), box, block, states)
     for role, name in step.array_names().items():

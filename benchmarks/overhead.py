@@ -1,0 +1,100 @@
+"""What a block costs beside its work: CPU time, driver growth, journal size, resume, for runs of no-op blocks.
+
+    python benchmarks/overhead.py [--blocks 100000 1000000] [--cluster processes] [--workers 2]
+
+Each run is a process of its own. CPU is user + system time of the driver and all its workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+EDGE = 100
+
+
+def measure(blocks: int, kind: str, workers: int) -> dict[str, float]:
+    """Run `blocks` no-op blocks in this process and its workers; return the figures."""
+    import numpy as np
+    import psutil
+
+    sys.path.insert(0, str(HERE))
+    from noop import Nothing
+
+    import ndbatch as nb
+    from ndbatch.config.model import Cluster, Config, Input, Output
+    from ndbatch.run import run
+
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (blocks // EDGE**2, EDGE, EDGE)
+        nb.create(f"{folder}/source.zarr", shape=shape, dtype="uint8", axes="zyx", chunks=shape)
+        config = Config(
+            name="overhead",
+            inputs={"image": Input(url=f"{folder}/source.zarr")},
+            steps=(Nothing(),),
+            outputs={"nothing": Output(url="nothing.parquet")},
+            blocks={"z": 1, "y": 1, "x": 1},
+            cluster=Cluster.model_validate({"kind": kind, "workers": workers}),
+            base=Path(folder),
+        )
+        process = psutil.Process()
+        run(config.model_copy(update={"name": "warm", "region": {"z": (0, 1)}}), report=False)
+        cpu, wall, before = _cpu(), time.perf_counter(), process.memory_info().rss
+        result = run(config, report=False)
+        cpu, wall = _cpu() - cpu, time.perf_counter() - wall
+        growth = process.memory_info().rss - before
+        assert result.counts.done == blocks == result.counts.planned, result
+        journal = sum(f.stat().st_size for f in result.directory.glob("journal.sqlite*"))
+        again = time.perf_counter()
+        assert run(config, report=False).nothing_to_do
+        again = time.perf_counter() - again
+        assert np.isfinite(cpu)
+        return {
+            "blocks": blocks,
+            "cpu_ms": 1e3 * cpu / blocks,
+            "wall_ms": 1e3 * wall / blocks,
+            "growth_mb": growth / 1e6,
+            "journal_bytes": journal / blocks,
+            "resume_s": again,
+        }
+
+
+def _cpu() -> float:
+    """Return the CPU seconds of this process and of its ended children."""
+    both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+
+
+def main() -> None:
+    """Print a table, one row a run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[100_000, 1_000_000], help="multiples of 10000")
+    parser.add_argument("--cluster", default="processes")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.blocks[0], options.cluster, options.workers)))
+        return
+    print(
+        f"{'blocks':>9} {'CPU ms/block':>13} {'wall ms/block':>14} {'driver MB':>10} {'journal B/block':>16} {'again s':>8}"
+    )
+    for count in options.blocks:
+        command = [sys.executable, __file__, "--one", "--blocks", str(count), "--cluster", options.cluster]
+        done = subprocess.run([*command, "--workers", str(options.workers)], capture_output=True, text=True, check=True)
+        row = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"{count:>9} {row['cpu_ms']:>13.4f} {row['wall_ms']:>14.4f} {row['growth_mb']:>10.1f} "
+            f"{row['journal_bytes']:>16.1f} {row['resume_s']:>8.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
