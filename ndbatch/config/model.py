@@ -5,23 +5,37 @@ Nothing here opens a volume or converts a length: that is the planner's work.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic_core import PydanticCustomError
 
+from ndbatch.config.quantities import parse_bytes, parse_seconds
+from ndbatch.config.secret import Secret, refuse_password
+from ndbatch.errors import ConfigError
+from ndbatch.remotes.address import ENDINGS
 from ndbatch.steps.base import Step
 from ndbatch.units import Length
 
 Auto = Literal["auto"]
+Axis = Literal["t", "c", "z", "y", "x"]
+VoxelKind = Literal["image", "labels", "probability"]
+VoxelType = Literal[
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64"
+]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
-Unsigned = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+TABLE_ENDINGS = (".parquet", ".csv")
+"""Endings that make an output a table."""
 
 
 class Document(BaseModel):
     """A mapping of the YAML file: frozen, unknown keys refused, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 def _as_mapping(value: Any) -> Any:
@@ -29,38 +43,101 @@ def _as_mapping(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
-class Input(Document):
+def _checked(parse: Callable[[Any], object]) -> AfterValidator:
+    """Return a validator that keeps the text as written once `parse` has taken it."""
+
+    def check(value: Any) -> Any:
+        try:
+            parse(value)
+        except ConfigError as error:
+            raise ValueError(error.message) from None
+        return value
+
+    return AfterValidator(check)
+
+
+def _is_url(url: str) -> str:
+    if not url.strip():
+        raise ValueError("is empty; write a path such as image.tif or a URL such as zarr:///data/image.zarr")
+    return refuse_password(url)
+
+
+def _is_order(axes: str) -> str:
+    if not axes or set(axes) - set("tczyx") or len(set(axes)) != len(axes):
+        raise ValueError(f"{axes!r} is not an order of axes; write each of t, c, z, y, x at most once, such as zyx")
+    return axes
+
+
+def _with_unit(value: Any) -> Any:
+    """Refuse a bare number, which could be bytes or gigabytes."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f"{value} has no unit; write one, such as {value} GB")
+    return value
+
+
+Memory = Annotated[str, BeforeValidator(_with_unit), _checked(lambda text: text == "auto" or parse_bytes(text))]
+"""An amount of memory such as `4 GB`."""
+Duration = Annotated[float | int | str, _checked(parse_seconds)]
+"""Seconds, or text such as `5 min`."""
+Url = Annotated[str, AfterValidator(_is_url)]
+
+
+class Place(Document):
+    """What an input and an output have in common: an address and what opens it."""
+
+    url: Url
+    """Path or URL."""
+    token: Secret | None = None
+    """Where the token of the service is, {env: NAME} or {file: path}; the token itself is never written here."""
+
+    @model_validator(mode="after")
+    def _token_has_a_service(self) -> Place:
+        scheme, separator, _ = self.url.partition("://")
+        if self.token is not None and (not separator or scheme in {*ENDINGS.values(), "memory"}):
+            raise ValueError(f"token: {self.url} is not a service and takes no token")
+        return self
+
+
+class Input(Place):
     """A volume to read. What the file does not know itself can be said here."""
 
-    url: str
-    """Path or URL of the volume."""
-    level: int | None = Field(None, ge=0)
+    level: Annotated[int, Field(ge=0)] | None = None
     """Resolution level, 0 the finest."""
-    voxel_size: dict[str, Length] | None = None
+    voxel_size: dict[Axis, Length] | None = None
     """Length of a voxel along each named axis, such as {z: 0.29 um, y: 0.26 um, x: 0.26 um}."""
-    axes: str | None = None
+    axes: Annotated[str, AfterValidator(_is_order)] | None = None
     """Axis names in the order they are stored, such as zyx."""
-    offset: dict[str, int] | None = None
-    """Absolute position of the first voxel."""
-    kind: Literal["image", "labels", "probability"] | None = None
-    """What the voxels mean."""
+    offset: dict[Axis, int] | None = None
+    """Absolute position of the first voxel along each named axis."""
+    kind: VoxelKind | None = None
+    """What the voxels mean; the file's own word if not given."""
 
 
-class Output(Document):
+class Output(Place):
     """A volume or a table to write."""
 
-    url: str
-    """Path or URL; tables end in .parquet or .csv."""
-    kind: Literal["image", "labels", "probability"] | None = None
+    kind: VoxelKind | None = None
     """What the voxels mean; the step's own word if not given."""
-    dtype: str | None = None
+    dtype: VoxelType | None = None
     """Type of a voxel; the step's own if not given. Values that do not fit are refused."""
-    chunks: dict[str, Unsigned] | None = None
+    chunks: dict[Axis, Positive] | None = None
     """Voxels of a stored chunk along each named axis."""
-    shards: dict[str, Unsigned] | None = None
+    shards: dict[Axis, Positive] | None = None
     """Voxels of a shard (one file of many chunks) along each named axis."""
     create: bool = True
     """Create the volume; with false it must exist already and its voxels are replaced."""
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the address is that of a table."""
+        return self.url.lower().endswith(TABLE_ENDINGS)
+
+    @model_validator(mode="after")
+    def _table_has_no_voxels(self) -> Output:
+        for name in ("kind", "dtype", "chunks", "shards"):
+            if self.is_table and getattr(self, name) is not None:
+                raise ValueError(f"{name}: {self.url} is a table, which has no {name}")
+        return self
 
 
 class Cluster(Document):
@@ -68,24 +145,37 @@ class Cluster(Document):
 
     kind: Literal["inline", "threads", "processes", "dask"] = "processes"
     """inline: in this process, one after another; threads and processes: on this machine; dask: on a dask cluster."""
-    workers: Unsigned | Auto = "auto"
+    workers: Positive | Auto = "auto"
     """Blocks computed at the same time; auto is one for each core."""
-    memory: str | Auto = "auto"
+    memory: Memory = "auto"
     """Memory promised to each worker, such as 4 GB; auto divides 80 % of what is free."""
     address: str | None = None
     """Address of a running dask scheduler, such as tcp://host:8786; a local cluster is started if not given."""
+
+    @model_validator(mode="after")
+    def _address_is_for_dask(self) -> Cluster:
+        if self.address is not None and self.kind != "dask":
+            raise ValueError(
+                f"address: {self.address} is that of a dask scheduler; it needs kind: dask, not {self.kind}"
+            )
+        return self
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Bytes promised to each worker; None where the planner chooses."""
+        return None if self.memory == "auto" else parse_bytes(self.memory)
 
 
 class Retry(Document):
     """How often a block is tried again."""
 
-    attempts: Unsigned = 4
+    attempts: Positive = 4
     """Times a block is tried when reading, writing or its function fails for a reason that may pass."""
-    kills: Unsigned = 2
+    kills: Positive = 2
     """Times a block may take its worker process down before it is called failed."""
-    budget: float = Field(0.05, ge=0, le=1)
+    budget: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of the blocks (and 20 more) that may be tried again in one run before failures are final at once."""
-    wait: float = Field(0.5, ge=0)
+    wait: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     """Seconds before the first repeat; doubled each time, with jitter."""
 
 
@@ -96,52 +186,92 @@ def _one_step(value: Any) -> Any:
     return step_of(value)
 
 
+Span = Annotated[tuple[Length, Length], Field(strict=False)]
+"""[start, stop) along one axis."""
+
+
 class Config(Document):
     """A whole run: what to read, what to do, where to write, and on what."""
 
     name: Name = "run"
     """Names the run and its directory."""
-    inputs: dict[Name, Annotated[Input, BeforeValidator(_as_mapping)]] = Field(min_length=1)
-    """Volumes to read, by a name of your choice."""
-    region: dict[str, tuple[Length, Length]] | None = None
+    inputs: Annotated[dict[Name, Annotated[Input, BeforeValidator(_as_mapping)]], Field(min_length=1)]
+    """Volumes to read, by a name of your choice; each a path or URL, or a mapping."""
+    region: dict[Axis, Span] | None = None
     """The part to work on: named axes, each [start, stop) in voxels or lengths; whole axes if not given."""
-    steps: tuple[Annotated[SerializeAsAny[Step], BeforeValidator(_one_step)], ...] = Field(min_length=1)
+    steps: Annotated[
+        tuple[Annotated[SerializeAsAny[Step], BeforeValidator(_one_step)], ...], Field(min_length=1, strict=False)
+    ]
     """What to do, in order; each step names its inputs and outputs."""
-    outputs: dict[Name, Annotated[Output, BeforeValidator(_as_mapping)]] = Field(min_length=1)
-    """What to keep: names that steps make, each with an address."""
-    blocks: dict[str, Unsigned] | Auto = "auto"
+    outputs: Annotated[dict[Name, Annotated[Output, BeforeValidator(_as_mapping)]], Field(min_length=1)]
+    """What to keep: names that steps make, each with a path or URL, or a mapping. Tables end in .parquet or .csv."""
+    blocks: dict[Axis, Positive] | Auto = "auto"
     """Voxels of a block along each named axis; auto chooses by memory."""
     cluster: Cluster = Cluster()
     """Where blocks are computed."""
     retry: Retry = Retry()
     """How often a block is tried again."""
-    time_limit: Length | None = None
+    time_limit: Duration | None = None
     """Longest time for one block, seconds or text such as 5 min; none if not given."""
     directory: str | None = None
     """The run directory; runs/NAME beside the file if not given."""
     base: Path = Field(default_factory=Path.cwd, exclude=True)
-    """Folder that relative paths are taken from: the configuration file's."""
-
-    @model_validator(mode="after")
-    def _names_fit(self) -> Config:
-        made: set[str] = set()
-        for number, step in enumerate(self.steps, 1):
-            for role, name in step.sources.items():
-                if name not in self.inputs and name not in made:
-                    known = ", ".join([*self.inputs, *sorted(made)])
-                    raise ValueError(
-                        f"step {number} ({step.kind}): {role}: {name!r} is neither an input nor made before; known: {known}"
-                    )
-            for role, name in step.products.items():
-                if name in self.inputs or name in made:
-                    raise ValueError(f"step {number} ({step.kind}): {role}: the name {name!r} is taken already")
-                made.add(name)
-        for name in self.outputs:
-            if name not in made:
-                raise ValueError(f"outputs: no step makes {name!r}; the steps make: {', '.join(sorted(made))}")
-        return self
+    """Folder that relative paths are taken from: the configuration file's. Not a key of the file."""
+    origin: Annotated[Path | None, Field(exclude=True)] = None
+    """The configuration file, where there is one. Not a key of the file."""
+    overrides: Annotated[tuple[str, ...], Field(exclude=True)] = ()
+    """What `--set` changed, as it was written, for the record. Not a key of the file."""
 
     @property
     def run_directory(self) -> Path:
         """Absolute path of the run directory."""
-        return (self.base / (self.directory or f"runs/{self.name}")).resolve()
+        return (self.base / Path(self.directory or f"runs/{self.name}").expanduser()).resolve()
+
+    @property
+    def time_limit_seconds(self) -> float | None:
+        """Seconds that one block may take; None where there is no limit."""
+        return None if self.time_limit is None else parse_seconds(self.time_limit)
+
+    @model_validator(mode="after")
+    def _region_is_not_empty(self) -> Config:
+        for axis, (start, stop) in (self.region or {}).items():
+            if not isinstance(start, str) and not isinstance(stop, str) and start >= stop:
+                raise _wrong(("region", axis), f"[{start}, {stop}] is empty; write [start, stop) with start below stop")
+        return self
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Config:
+        made: set[str] = set()
+        for number, step in enumerate(self.steps):
+            place = ("steps", number, step.kind)
+            for role, name in step.sources.items():
+                if name not in self.inputs and name not in made:
+                    known = ", ".join([*self.inputs, *sorted(made)])
+                    raise _wrong(
+                        (*place, role), f"{name!r} is neither an input nor made by a step before; known: {known}"
+                    )
+            for role, name in step.products.items():
+                if name in self.inputs or name in made:
+                    raise _wrong((*place, role), f"the name {name!r} is taken already")
+                made.add(name)
+        for name in self.outputs:
+            if name not in made:
+                raise _wrong(("outputs", name), f"no step makes {name!r}; the steps make: {', '.join(sorted(made))}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_output_a_target(self) -> Config:
+        seen: dict[str, str] = {}
+        for name, output in self.outputs.items():
+            target = output.url.rstrip("/")
+            if target in seen:
+                raise _wrong(("outputs", name), f"{output.url} is the target of {seen[target]} too; give each its own")
+            seen[target] = name
+        return self
+
+
+def _wrong(path: tuple[str | int, ...], sentence: str) -> PydanticCustomError:
+    """Return the error for the key at `path` below the whole document; `ndbatch.config.sentences` reads the path."""
+    return PydanticCustomError(
+        "fit", "{dotted}: {sentence}", {"path": path, "dotted": ".".join(map(str, path)), "sentence": sentence}
+    )
