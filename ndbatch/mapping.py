@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ndbatch import events
-from ndbatch.config.model import Cluster, Config, Input, Output, Retry
+from ndbatch.config.load import from_mapping
 from ndbatch.errors import ConfigError
 from ndbatch.remotes.base import Volume
 from ndbatch.run import Result, run
@@ -57,39 +57,39 @@ def map_blocks(
         dtype=dtype,
         parameters=dict(parameters or {}),
     )
-    outputs: dict[str, Output] = {}
+    outputs: dict[str, Any] = {}
     if output is not None:
         outputs["result"] = _output(output, dtype)
     if table is not None:
-        outputs["table"] = Output(url=str(Path(table).absolute()))
-    config = Config(
-        name=name or step.title,
-        inputs={role: _input(volume) for role, volume in volumes.items()},
-        region=dict(region) if region else None,
-        steps=(step,),
-        outputs=outputs,
-        blocks="auto" if isinstance(blocks, str) else dict(blocks),
-        cluster=Cluster.model_validate({"kind": cluster} if isinstance(cluster, str) else dict(cluster)),
-        retry=Retry.model_validate(dict(retry or {})),
-        time_limit=time_limit,
-        directory=None if directory is None else str(directory),
-    )
-    return run(config, fresh=fresh, observers=observers)
+        outputs["table"] = {"url": str(Path(table).absolute())}
+    document = {
+        "name": name or step.title,
+        "inputs": {role: _input(volume) for role, volume in volumes.items()},
+        "region": dict(region) if region else None,
+        "steps": (step,),
+        "outputs": outputs,
+        "blocks": blocks if isinstance(blocks, str) else dict(blocks),
+        "cluster": {"kind": cluster} if isinstance(cluster, str) else dict(cluster),
+        "retry": dict(retry or {}),
+        "time_limit": time_limit,
+        "directory": None if directory is None else str(directory),
+    }
+    return run(from_mapping(document, Path.cwd()), fresh=fresh, observers=observers)
 
 
-def _input(volume: Volume | str) -> Input:
+def _input(volume: Volume | str) -> dict[str, Any]:
     """Return the configuration entry of a volume, with what its file does not know itself."""
     if isinstance(volume, str):
-        return Input(url=volume)
+        return {"url": volume}
     spec = volume.spec
-    size = (
-        None if spec.voxel_size is None else {a: f"{s!r} um" for a, s in zip(spec.axes, spec.voxel_size, strict=True)}
-    )
-    offset = dict(zip(spec.axes, spec.offset, strict=True))
-    return Input(url=volume.url, voxel_size=size, axes=spec.axes, offset=offset, kind=spec.kind.value)
+    entry = {"url": volume.url, "axes": spec.axes, "kind": str(spec.kind)}
+    entry |= {"offset": dict(zip(spec.axes, spec.offset, strict=True))}
+    if spec.voxel_size is not None:
+        entry |= {"voxel_size": {a: f"{s!r} um" for a, s in zip(spec.axes, spec.voxel_size, strict=True)}}
+    return entry
 
 
-def _output(volume: Volume | str, dtype: str | None) -> Output:
+def _output(volume: Volume | str, dtype: str | None) -> dict[str, Any]:
     if isinstance(volume, str):
-        return Output(url=volume, dtype=dtype)
-    return Output(url=volume.url, create=False, dtype=volume.dtype.name, kind=volume.kind.value)
+        return {"url": str(volume), "dtype": dtype}
+    return {"url": volume.url, "create": False, "dtype": volume.dtype.name, "kind": str(volume.kind)}

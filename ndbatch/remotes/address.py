@@ -72,4 +72,6 @@ def parse(url: str, base: Path | None = None) -> Address:
 def _scheme_of_ending(path: str) -> str:
     """Return the scheme that the file ending of `path` tells, or an empty string."""
     name = path.rstrip("/").lower()
+    if ".zarr/" in name:
+        return "zarr"
     return next((scheme for ending, scheme in ENDINGS.items() if name.endswith(ending)), "")

@@ -152,7 +152,8 @@ class Volume(ABC):
         """Store `data` (shape of `box`, `spec.dtype`) and return when it is stored."""
 
     def close(self) -> None:
-        """Give open handles free and finish what a file needs to be whole. Nothing is open by default."""
+        """Give open handles free and finish what a file needs to be whole."""
+        return  # nothing is open unless a store says so
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -247,7 +248,7 @@ class Volume(ABC):
         self._write(box, np.ascontiguousarray(data))
 
     def override(self, **changes: Any) -> Self:
-        """Return the same volume with fields of its spec replaced (voxel_size, axes, offset, kind): for what a file does not know."""
+        """Return the same volume with fields of its spec replaced, for what a file does not know itself."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         try:
