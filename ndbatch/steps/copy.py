@@ -1,0 +1,56 @@
+"""`copy`: the voxels as they are, or in another dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ndbatch.geometry import Block, Box
+from ndbatch.remotes.base import Array
+from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
+from ndbatch.steps.cast import cast
+
+
+class Copy(Step):
+    """Copy a volume: to another format, another chunk shape, another dtype (values that do not fit are refused)."""
+
+    kind: ClassVar[str] = "copy"
+
+    input: str
+    """The array to copy."""
+    output: str
+    """The name of the copy."""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The array it reads."""
+        return {"input": self.input}
+
+    @property
+    def products(self) -> dict[str, str]:
+        """The array it makes."""
+        return {"output": self.output}
+
+    def bind(self, inputs: Mapping[str, ArrayInfo], dtypes: Mapping[str, np.dtype[Any]]) -> Operation:
+        """Return the operation: no halo, no passes; the dtype of the input unless another is asked for."""
+        info = inputs["input"]
+        dtype = dtypes.get("output", info.dtype)
+        return _Copying(
+            arrays={"output": replace(info, dtype=dtype)},
+            working_bytes=0.0 if dtype == info.dtype else 9.0,
+            name=self.output,
+        )
+
+
+@dataclass(frozen=True)
+class _Copying(Operation):
+    name: str = ""
+
+    def apply(
+        self, inputs: Mapping[str, Patch], box: Box, block: Block, states: Mapping[str, Any]
+    ) -> Mapping[str, Array]:
+        """Return a view of the input where the dtype is the same."""
+        return {"output": cast(inputs["input"].crop(box), self.arrays["output"].dtype, self.name)}
