@@ -30,7 +30,7 @@ def measure(blocks: int, kind: str, workers: int) -> dict[str, float]:
 
     import ndbatch as nb
     from ndbatch.config.model import Cluster, Config, Input, Output
-    from ndbatch.run import run
+    from ndbatch.runner import run
 
     with tempfile.TemporaryDirectory() as folder:
         shape = (blocks // EDGE**2, EDGE, EDGE)

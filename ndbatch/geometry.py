@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Shape = tuple[int, ...]
 
@@ -110,6 +110,18 @@ class Grid:
     bounds: Box
     block: Shape
     origin: Shape
+    counts: Shape = field(init=False, repr=False, compare=False)
+    """Number of blocks along each axis."""
+    _corner: Shape = field(init=False, repr=False, compare=False)
+    """First voxel of the first cell, which may lie before the bounds."""
+
+    def __post_init__(self) -> None:
+        # Kept, not computed at each call: a worker looks up every block it is given, at 20 us a look-up otherwise.
+        sides = list(zip(self.bounds.start, self.bounds.stop, self.origin, self.block, strict=True))
+        corner = tuple(o + (a - o) // n * n for a, _, o, n in sides)
+        counts = tuple(-((c - b) // n) for c, (_, b, _, n) in zip(corner, sides, strict=True))
+        object.__setattr__(self, "counts", (0,) * len(sides) if self.bounds.empty else counts)
+        object.__setattr__(self, "_corner", corner)
 
     @staticmethod
     def over(bounds: Box, block: Sequence[int], origin: Sequence[int] | None = None) -> Grid:
@@ -117,20 +129,6 @@ class Grid:
         if any(n <= 0 for n in block):
             raise ValueError(f"block shape {tuple(block)} has an extent below 1")
         return Grid(bounds, tuple(block), tuple(origin) if origin is not None else bounds.start)
-
-    @property
-    def _first(self) -> Shape:
-        return tuple((a - o) // n for a, o, n in zip(self.bounds.start, self.origin, self.block, strict=True))
-
-    @property
-    def counts(self) -> Shape:
-        """Number of blocks along each axis."""
-        if self.bounds.empty:
-            return (0,) * self.bounds.ndim
-        return tuple(
-            -((o - b) // n) - f
-            for b, o, n, f in zip(self.bounds.stop, self.origin, self.block, self._first, strict=True)
-        )
 
     def __len__(self) -> int:
         return math.prod(self.counts)
@@ -155,17 +153,22 @@ class Grid:
         return result
 
     def __getitem__(self, index: int) -> Block:
-        first, place = self._first, self.position(index)
-        start = tuple(o + (f + p) * n for o, f, p, n in zip(self.origin, first, place, self.block, strict=True))
-        return Block(index, Box.of_shape(self.block, start).intersect(self.bounds))
+        start, stop = [], []
+        place = self.position(index)
+        for p, corner, n, low, high in zip(
+            place, self._corner, self.block, self.bounds.start, self.bounds.stop, strict=True
+        ):
+            first = corner + p * n
+            start.append(first if first > low else low)
+            stop.append(first + n if first + n < high else high)
+        return Block(index, Box(tuple(start), tuple(stop)))
 
     def __iter__(self) -> Iterator[Block]:
         return (self[i] for i in range(len(self)))
 
     def containing(self, voxel: Sequence[int]) -> int:
         """Return the index of the block whose core holds `voxel`."""
-        first = self._first
-        return self.index([(v - o) // n - f for v, o, n, f in zip(voxel, self.origin, self.block, first, strict=True)])
+        return self.index([(v - c) // n for v, c, n in zip(voxel, self._corner, self.block, strict=True)])
 
     def touching(self, box: Box) -> Iterator[int]:
         """Yield, in C-order, the indices of the blocks whose core shares a voxel with `box`."""

@@ -10,7 +10,7 @@ from ndbatch import events
 from ndbatch.config.load import from_mapping
 from ndbatch.errors import ConfigError
 from ndbatch.remotes.base import Volume
-from ndbatch.run import Result, run
+from ndbatch.runner import Result, run
 from ndbatch.steps.function import Function
 from ndbatch.units import Length
 
@@ -82,7 +82,7 @@ def _input(volume: Volume | str) -> dict[str, Any]:
     if isinstance(volume, str):
         return {"url": volume}
     spec = volume.spec
-    entry = {"url": volume.url, "axes": spec.axes, "kind": str(spec.kind)}
+    entry: dict[str, Any] = {"url": volume.url, "axes": spec.axes, "kind": str(spec.kind)}
     entry |= {"offset": dict(zip(spec.axes, spec.offset, strict=True))}
     if spec.voxel_size is not None:
         entry |= {"voxel_size": {a: f"{s!r} um" for a, s in zip(spec.axes, spec.voxel_size, strict=True)}}

@@ -17,7 +17,7 @@ from ndbatch.plan import Plan, make_plan
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.registry import open_volume, store_class
-from ndbatch.run import as_config, run
+from ndbatch.runner import as_config, run
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("remotes", "config", "steps", "ranges"),
     ("plan", "journal"),
     ("engine", "worker", "executors", "states"),
-    ("drive", "prepare", "finish", "run", "report", "check", "trial", "mapping"),
+    ("drive", "prepare", "finish", "runner", "report", "verify", "trial", "mapping"),
     ("cli", "testing"),
 )
 """Each layer may import from those before it and from itself."""
