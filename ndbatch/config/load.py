@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ def _validate(data: dict[Any, Any], extra: Mapping[str, Any], written: _Written)
     """Return the Config in `data`; ConfigError with every problem otherwise."""
     data = {**data}
     problems = _reserved(data)
-    steps, wrong = _steps(data.get("steps"))
+    steps, wrong = _steps(data.get("steps"), Path(extra["base"]))
     problems += wrong
     if isinstance(data.get("steps"), list):
         data["steps"] = steps
@@ -107,7 +108,7 @@ def _reserved(data: dict[Any, Any]) -> list[Problem]:
     return [Problem((key,), f"unknown key; known keys: {', '.join(sorted(keys_of(Config)))}") for key in hidden]
 
 
-def _steps(forms: Any) -> tuple[list[Any], list[Problem]]:
+def _steps(forms: Any, base: Path) -> tuple[list[Any], list[Problem]]:
     """Return the steps that could be built from their forms, and the problems of the others."""
     built: list[Any] = []
     problems: list[Problem] = []
@@ -116,6 +117,8 @@ def _steps(forms: Any) -> tuple[list[Any], list[Problem]]:
             built.append(form)
             continue
         try:
+            if any(":" in str(kind) for kind in form) and str(base) not in sys.path:
+                sys.path.append(str(base))  # users keep their functions beside the configuration
             built.append(_step(form, ("steps", number), problems))
         except NdbatchError as error:
             problems.append(Problem(("steps", number, *[str(kind) for kind in form][:1]), error.message))

@@ -6,10 +6,20 @@ Nothing here opens a volume or converts a length: that is the planner's work.
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from ndbatch.config.quantities import parse_bytes, parse_seconds
@@ -20,11 +30,28 @@ from ndbatch.steps.base import Step
 from ndbatch.units import Length
 
 Auto = Literal["auto"]
-Axis = Literal["t", "c", "z", "y", "x"]
 VoxelKind = Literal["image", "labels", "probability"]
-VoxelType = Literal[
-    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64"
-]
+
+
+def _one_of(words: tuple[str, ...], what: str) -> tuple[AfterValidator, WithJsonSchema]:
+    """Return what makes text one of `words`: the check, with the nearest word, and the schema for editors."""
+
+    def check(value: str) -> str:
+        if value not in words:
+            near = get_close_matches(value, words, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; write {', '.join(words[:-1])} or {words[-1]}"
+            raise ValueError(f"{value!r} is not {what}{hint}")
+        return value
+
+    return AfterValidator(check), WithJsonSchema({"type": "string", "enum": list(words)})
+
+
+AXES = ("t", "c", "z", "y", "x")
+VOXEL_TYPES = (
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
+)  # fmt: skip
+Axis = Annotated[str, *_one_of(AXES, "an axis")]
+VoxelType = Annotated[str, *_one_of(VOXEL_TYPES, "a type of voxels")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -104,7 +131,7 @@ class Input(Place):
     level: Annotated[int, Field(ge=0)] | None = None
     """Resolution level, 0 the finest."""
     voxel_size: dict[Axis, Length] | None = None
-    """Length of a voxel along each named axis, such as {z: 0.29 um, y: 0.26 um, x: 0.26 um}."""
+    """Length of a voxel along each named axis, such as {z: 0.29 um, y: 0.26 um, x: 0.26 um}; plain numbers are micrometres."""
     axes: Annotated[str, AfterValidator(_is_order)] | None = None
     """Axis names in the order they are stored, such as zyx."""
     offset: dict[Axis, int] | None = None

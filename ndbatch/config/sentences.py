@@ -109,21 +109,21 @@ def _holds(here: Any, key: Key) -> bool:
     return isinstance(here, Mapping) and key in here
 
 
-def _choice(place: Path, members: list[tuple[Path, ErrorDetails]], model: type[BaseModel]) -> list[Problem]:
+def _choice(place: Path, errors: list[tuple[Path, ErrorDetails]], model: type[BaseModel]) -> list[Problem]:
     """Return the problems of a value that may be one of several types: those of the type it has, or all types in one."""
     telling = [
         (path, details)
-        for path, details in members
+        for path, details in errors
         if len(path) > len(place) or (details["type"] not in _KINDS and details["type"] != "literal_error")
     ]
     if telling:
         return [_problem(details, path, model) for path, details in telling]
     words: list[str] = []
-    for _, details in members:
+    for _, details in errors:
         words += [_KINDS.get(details["type"]) or str(details.get("ctx", {}).get("expected", "")).replace("'", "")]
     if set(words) >= _NUMBER_OR_TEXT:
         words = ["a number", "text such as 12 um"]
-    return [Problem(place, f"must be {' or '.join(dict.fromkeys(words))}, not {shown(members[0][1]['input'])}")]
+    return [Problem(place, f"must be {' or '.join(dict.fromkeys(words))}, not {shown(errors[0][1]['input'])}")]
 
 
 def _problem(details: ErrorDetails, path: Path, model: type[BaseModel]) -> Problem:
@@ -144,8 +144,8 @@ def _problem(details: ErrorDetails, path: Path, model: type[BaseModel]) -> Probl
 
 def _wrong_key(details: ErrorDetails) -> str:
     """Return the sentence for a key that is not one of the names allowed."""
-    if details["type"] == "literal_error":
-        return f"unknown axis; the axes are {str(details.get('ctx', {}).get('expected', '')).replace(chr(39), '')}"
+    if details["type"] == "value_error":
+        return str(details["ctx"]["error"])
     if details["type"] == "string_pattern_mismatch":
         return "a name is made of letters, digits, _ and -, and begins with a letter"
     return "a key must be text; put it in quotes"
@@ -218,7 +218,7 @@ def _models_at(path: Path, model: type[BaseModel]) -> list[type[BaseModel]]:
 def _below(annotation: Any, key: Key) -> list[Any]:
     """Return the types that a value under `key` in an `annotation` may have."""
     result: list[Any] = []
-    for kind in _members(annotation):
+    for kind in members(annotation):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             field = kind.model_fields.get(str(key))
             result += [field.annotation] if field else []
@@ -231,13 +231,13 @@ def _below(annotation: Any, key: Key) -> list[Any]:
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     """Return the models among the members of a type."""
-    return [kind for kind in _members(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [kind for kind in members(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
-def _members(annotation: Any) -> list[Any]:
+def members(annotation: Any) -> list[Any]:
     """Return the members of a union, annotations taken off."""
     if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
+        return members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [member for part in get_args(annotation) for member in _members(part)]
+        return [member for part in get_args(annotation) for member in members(part)]
     return [annotation]

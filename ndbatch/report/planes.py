@@ -40,7 +40,10 @@ SCREEN = Limits()
 class Readable(Protocol):
     """What pictures need of a volume: its spec, and voxels by box."""
 
-    spec: ArraySpec
+    @property
+    def spec(self) -> ArraySpec:
+        """What the array is, without its voxels."""
+        ...
 
     def read(self, box: Box) -> Array:
         """Return the voxels of `box`, absolute coordinates."""

@@ -147,7 +147,7 @@ class Operation(ABC):
 class Step(BaseModel, ABC):
     """What the user wrote. Fields are the YAML keys; `version` is raised whenever the same input gives another output."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1

@@ -1,0 +1,101 @@
+"""What a run says when it is over: the result in words, where things are, what to do next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ndbatch.cli.arguments import command
+from ndbatch.report.words import count, duration, facts
+
+if TYPE_CHECKING:
+    from ndbatch.config.model import Config
+    from ndbatch.journal import Failure
+    from ndbatch.runner import Result
+
+TOLD = 3
+"""Failed blocks of each kind that are told one by one."""
+
+
+def ending_document(result: Result) -> dict[str, Any]:
+    """Return the outcome of a run for a program: the summary, and what only this session knows."""
+    from ndbatch.report.summary import summarise
+
+    return {
+        **summarise(result.directory),
+        "exit_code": result.exit_code,
+        "nothing_to_do": result.nothing_to_do,
+        "session": {"seconds": result.seconds, "counts": asdict(result.counts)},
+        "report": None if result.report is None else str(result.report),
+    }
+
+
+def ending(result: Result, config: Config, path: Path, overrides: Sequence[str]) -> list[str]:
+    """Return the outcome of a run as lines for a reader. `path` and `overrides` are what the command was given."""
+    from ndbatch.journal import Journal
+
+    with Journal.read(result.directory) as journal:
+        found, failures, document = journal.facts(), journal.failures(), journal.document
+    lines = [f"{result.name}: {_outcome(result)}"]
+    for told in found.values():
+        lines += [f"  {name}: {value}" for name, value in facts(told)]
+    if result.status == "done":
+        width = max(map(len, [*result.outputs, "report"]))
+        lines += [f"  {name:<{width}}  {url}{_rows(result, name)}" for name, url in result.outputs.items()]
+        lines += [f"  {'report':<{width}}  {result.report}"] if result.report else []
+        lines += [f"Look at it:  {look}" for look in _looks(document, result.name)]
+        return lines
+    lines += _failures(failures)
+    if result.report:
+        lines.append(f"Everything about them:  {result.report}")
+    if result.status == "failed":
+        lines.append(f"Try them again:  {command('retry', path, overrides=overrides)}")
+    else:
+        lines.append(f"Go on:  {command('run', path, overrides=overrides)}")
+    return lines
+
+
+def _outcome(result: Result) -> str:
+    """Return the first line: what happened to the blocks."""
+    counts = result.counts
+    kept = counts.done + counts.skipped
+    if result.nothing_to_do:
+        return f"everything was done before ({count(kept, 'block')}); --fresh starts over"
+    if result.status == "done":
+        before = f", {counts.skipped:,} of them before" if counts.skipped else ""
+        return f"done, {count(counts.planned, 'block')} in {duration(result.seconds)}{before}"
+    if result.status == "failed":
+        left = f", {counts.orphaned:,} not tried because of that" if counts.orphaned else ""
+        return f"{count(counts.failed, 'block')} failed{left}; {kept:,} of {counts.planned:,} are done and kept"
+    return f"interrupted; {kept:,} of {count(counts.planned, 'block')} are done and kept"
+
+
+def _rows(result: Result, name: str) -> str:
+    return f" ({count(result.rows[name], 'row')})" if name in result.rows else ""
+
+
+def _failures(failures: Sequence[Failure]) -> Iterator[str]:
+    """Yield the failed blocks, the first few of each kind."""
+    for kind, number in Counter(failure.kind for failure in failures).most_common():
+        yield f"  {kind}: {count(number, 'block')}"
+        for failure in [f for f in failures if f.kind == kind][:TOLD]:
+            said = (failure.error.strip().splitlines() or ["no message"])[0]
+            yield f"    block {failure.block} ({failure.box}): {said}"
+        if number > TOLD:
+            yield f"    and {number - TOLD:,} more"
+
+
+def _looks(document: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Yield the command that shows what was made: labels over the first image, or the volume itself."""
+    images = [entry["url"] for entry in document["inputs"].values() if entry["kind"] != "labels"]
+    for made, entry in document["outputs"].items():
+        if entry["type"] != "volume":
+            continue
+        if entry["kind"] == "labels" and images:
+            yield command("show", images[0], "--labels", entry["url"], "--output", f"{name}.png")
+        else:
+            yield command("show", entry["url"], "--output", f"{name}-{made}.png")
+        return

@@ -1,0 +1,115 @@
+"""The verbs that compute: run, retry, try; and plan, which says what run would do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ndbatch.cli.arguments import AsJson, ConfigFile, Overrides, echo_json, load_config, positions
+from ndbatch.errors import NdbatchError
+
+if TYPE_CHECKING:
+    from ndbatch.events import Event
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show failures and the end alone.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verbs of this module to `app`."""
+    app.command("run", short_help="Do what CONFIG says, or go on with it.")(run)
+    app.command("try", short_help="Do the steps at one place; write nothing.")(look_first)
+    app.command("plan", short_help="Say what a run would do and take.")(plan)
+    app.command("retry", short_help="Try the failed blocks again.")(retry)
+
+
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Remove what an earlier run of this configuration made, and start over.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do what CONFIG says, or go on where an earlier run of it stopped."""
+    _carry_out(config, overrides, fresh=fresh, retry_failed=False, as_json=as_json, quiet=quiet)
+
+
+def retry(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Try the failed blocks of a run again; what is done stays as it is."""
+    _carry_out(config, overrides, fresh=False, retry_failed=True, as_json=as_json, quiet=quiet)
+
+
+def _carry_out(
+    path: Path, overrides: Sequence[str] | None, *, fresh: bool, retry_failed: bool, as_json: bool, quiet: bool
+) -> None:
+    """Run, show the progress on standard error, and say on standard output what came of it."""
+    config = load_config(path, overrides)
+    from ndbatch.cli.ending import ending, ending_document
+    from ndbatch.report.progress import Progress
+    from ndbatch.runner import run as run_config
+
+    begun = _Begun()
+    try:
+        with Progress(mode="quiet" if quiet else "auto") as progress:
+            result = run_config(config, fresh=fresh, retry_failed=retry_failed, observers=(begun, progress))
+    except NdbatchError as error:
+        if not begun.seen:
+            raise
+        from ndbatch.cli.app import tell
+
+        tell(error.message)
+        raise typer.Exit(1) from None
+    if as_json:
+        echo_json(ending_document(result))
+    else:
+        typer.echo("\n".join(ending(result, config, path, overrides or ())))
+    raise typer.Exit(result.exit_code)
+
+
+class _Begun:
+    """An observer that knows whether work has begun: errors before are refusals, errors after are failures."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __call__(self, event: Event) -> None:
+        self.seen = True
+
+
+def look_first(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="z=10,y=100,x=100", help="A voxel of the block to try; the middle if not given."),
+    ] = None,
+    slice_only: Annotated[
+        bool, typer.Option("--slice", help="One slice through that voxel instead of a block.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Where to put the picture.")] = None,
+) -> None:
+    """Do the steps on one block or slice, show what comes of it, and write nothing else: the look before the long run."""
+    loaded = load_config(config, overrides)
+    from ndbatch.cli.trial import shown
+    from ndbatch.trial import try_region
+
+    result = try_region(loaded, positions(at), slice_only=slice_only)
+    typer.echo("\n".join(shown(result, loaded, picture)))
+
+
+def plan(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a run would do and what it takes: stages, blocks, bytes, requests, memory. Reads no voxel."""
+    loaded = load_config(config, overrides)
+    from ndbatch.plan import make_plan
+
+    document = make_plan(loaded).document()
+    if as_json:
+        echo_json(document)
+        return
+    from ndbatch.cli.planview import show
+
+    show(document)
