@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from pathlib import Path
+from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -26,8 +27,29 @@ IMAGEJ_TYPES = {"uint8", "uint16", "float32"}
 NAMES = {"S": "c", "C": "c", "T": "t", "Z": "z", "Y": "y", "X": "x"}
 """TIFF axis codes to ours; a page axis without a meaning (Q, I) is z, or t where there is a z."""
 
-# Damage is told by exceptions of ours; the library's own log would repeat it on the terminal.
-_LOG = logging.getLogger("tifffile")
+
+class _Complaints(logging.Handler):
+    """Collects what tifffile only logs: it goes on with the pages before a damaged place, which would be silently wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+        self._log = logging.getLogger("tifffile")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message."""
+        self.texts.append(record.getMessage())
+
+    def __enter__(self) -> Self:
+        self._before, self._log.propagate = self._log.propagate, False
+        self._log.addHandler(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._log.removeHandler(self)
+        self._log.propagate = self._before
 
 
 class _File:
@@ -226,16 +248,17 @@ def _opened(address: Address) -> _File:
         raise PlanError(f"{path} is a folder, not a TIFF file")
     if path.stat().st_size == 0:
         raise Corrupt(f"{path} is empty (0 bytes)", url=address.url)
-    level, _LOG.disabled = _LOG.disabled, True
     try:
-        return _File(str(path))
+        with _Complaints() as complaints:
+            file = _File(str(path))
+        if complaints.texts:
+            raise tifffile.TiffFileError(complaints.texts[0].rpartition("> ")[2])
+        return file
     except PermissionError:
         raise Denied(f"{path} cannot be read: no permission", url=address.url) from None
     except (tifffile.TiffFileError, ValueError, OSError, RuntimeError, IndexError, KeyError) as error:
         reason = str(error) or type(error).__name__
         raise Corrupt(f"{path} cannot be read as TIFF: truncated or damaged ({reason})", url=address.url) from None
-    finally:
-        _LOG.disabled = level
 
 
 def _axis_names(codes: str, shape: Shape) -> str:
