@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from ndbatch.config.model import Config
 from ndbatch.config.overrides import apply, parse_override
-from ndbatch.config.sentences import Problem, keys_of, problems_of
+from ndbatch.config.sentences import Problem, keys_of, problems_of, shown
 from ndbatch.config.source import Key, Source, read
-from ndbatch.config.stepform import build, form_of, split
+from ndbatch.config.stepform import ONE_NAME, build, form_of, split
 from ndbatch.errors import ConfigError, NdbatchError
 from ndbatch.steps.base import Step
 from ndbatch.steps.registry import step_class
@@ -113,24 +113,29 @@ def _steps(forms: Any, base: Path) -> tuple[list[Any], list[Problem]]:
     built: list[Any] = []
     problems: list[Problem] = []
     for number, form in enumerate(forms if isinstance(forms, (list, tuple)) else ()):
-        if not isinstance(form, Mapping):
+        if isinstance(form, Step):
             built.append(form)
+            continue
+        if not isinstance(form, Mapping):
+            problems.append(Problem(("steps", number), f"{ONE_NAME}, not {shown(form)}"))
             continue
         try:
             if any(":" in str(kind) for kind in form) and str(base) not in sys.path:
                 sys.path.append(str(base))  # users keep their functions beside the configuration
-            built.append(_step(form, ("steps", number), problems))
+            built.append(_step(form, ("steps", number), problems, base))
         except NdbatchError as error:
             problems.append(Problem(("steps", number, *[str(kind) for kind in form][:1]), error.message))
     return [step for step in built if step is not None], problems
 
 
-def _step(form: Mapping[Any, Any], path: tuple[Key, ...], problems: list[Problem]) -> Step | None:
+def _step(form: Mapping[Any, Any], path: tuple[Key, ...], problems: list[Problem], base: Path) -> Step | None:
     """Return the step in `form`, or None where its parameters are wrong, which `problems` then tells."""
     kind, fields = split(form)
     chosen = step_class(kind)
+    script, _, name = kind.rpartition(":")
+    known_as = f"{base / script}:{name}" if script.endswith(".py") else kind
     try:
-        return build(chosen, kind, fields)
+        return build(chosen, known_as, fields)
     except ValidationError as error:
         problems += [problem.within((*path, kind)) for problem in problems_of(error, chosen, dict(fields))]
     return None

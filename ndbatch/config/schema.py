@@ -10,8 +10,8 @@ from ndbatch.steps.base import Step
 from ndbatch.steps.registry import step_class, step_names
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-OWN_FUNCTION = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
-"""How a function of the user's is named: package.module:function."""
+OWN_FUNCTION = r"^[^:]+:[A-Za-z_][A-Za-z0-9_.]*$"
+"""How a function of the user's is named: package.module:function, or script.py:function."""
 
 
 def json_schema() -> dict[str, Any]:

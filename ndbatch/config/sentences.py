@@ -131,7 +131,7 @@ def _problem(details: ErrorDetails, path: Path, model: type[BaseModel]) -> Probl
     kind, context = details["type"], details.get("ctx", {})
     if kind == "fit":
         return Problem(tuple(context["path"]), str(context["sentence"]), rooted=True)
-    if details["loc"] and details["loc"][-1] == "[key]":
+    if kind == "invalid_key" or (details["loc"] and details["loc"][-1] == "[key]"):
         return Problem(path, _wrong_key(details))
     if kind == "extra_forbidden":
         return _unknown_key(path, model)

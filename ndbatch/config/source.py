@@ -52,9 +52,7 @@ def read(path: Path | str) -> Source:
     file = Path(path).expanduser()
     try:
         if file.is_dir():
-            raise ConfigError(
-                f"{name} is a folder; give the configuration file, such as {file / 'config.yaml'}", file=name
-            )
+            raise ConfigError(f"{name} is {_folder(file)}", file=name)
         if file.stat().st_size > LARGEST:
             raise ConfigError(f"{name} is larger than {LARGEST // 10**6} MB and no configuration file", file=name)
         text = file.read_bytes().decode("utf-8-sig")
@@ -65,6 +63,16 @@ def read(path: Path | str) -> Source:
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror or error}", file=name) from None
     return parse(text, name)
+
+
+def _folder(path: Path) -> str:
+    """Return what a folder given for a file is, and what to give instead."""
+    recorded = path / "config.yaml"
+    if not recorded.is_file():
+        return "a folder; give a configuration file"
+    first = recorded.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    made_from = first.removeprefix("# from ") if first.startswith("# from ") else "the file it was made from"
+    return f"a run directory; give the configuration: {made_from}"
 
 
 def parse(text: str, name: str) -> Source:

@@ -12,6 +12,8 @@ from ndbatch.errors import ConfigError
 from ndbatch.steps.base import Step
 from ndbatch.steps.registry import step_class
 
+ONE_NAME = "a step is one name with its parameters, such as  - filter: {input: image, output: smooth}"
+
 
 def step_of(value: Any) -> Any:
     """Return the step that a one-key mapping describes; anything else is returned for pydantic to refuse or take.
@@ -35,9 +37,7 @@ def split(form: Mapping[Any, Any]) -> tuple[str, Mapping[str, Any]]:
     """Return the kind and the parameters of a step as written; ConfigError where it is not one name with parameters."""
     if len(form) != 1:
         names = ", ".join(map(str, form)) or "nothing"
-        raise ConfigError(
-            f"a step is one name with its parameters, such as  - filter: {{input: image, output: smooth}}; here: {names}"
-        )
+        raise ConfigError(f"{ONE_NAME}, not {names}")
     ((kind, parameters),) = form.items()
     if parameters is not None and not isinstance(parameters, Mapping):
         raise ConfigError(f"the parameters of {kind} must be a mapping (key: value), such as {{input: image}}")

@@ -18,7 +18,7 @@ from ndbatch.config.stepform import build
 from ndbatch.errors import NdbatchError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Kind
-from ndbatch.steps.base import ArrayInfo, Step
+from ndbatch.steps.base import ArrayInfo, Operation, Step
 from ndbatch.steps.registry import step_class
 
 WIDTH = 100
@@ -59,12 +59,20 @@ def summary(model: type[BaseModel]) -> str:
 
 
 def _example(chosen: type[Step], kind: str) -> Step:
-    """Return a step with defaults, and examples where there is no default."""
+    """Return a step with defaults, examples where there is no default, and an output named after what it is."""
     values: dict[str, Any] = {}
     for name, field in chosen.model_fields.items():
-        if field.is_required() and not (name == "function" and ":" in kind):
+        named_by_kind = name == "function" and ":" in kind
+        if name in ("input", "output") or (field.is_required() and not named_by_kind):
             values[name] = field.examples[0] if field.examples else _value(name, field.annotation)
-    return build(chosen, kind, values)
+    step = build(chosen, kind, values)
+    operation = _bound(step)
+    if operation is None or "output" not in values or step.products.get("output") != "result":
+        return step
+    if "output" in operation.tables:
+        return build(chosen, kind, {**values, "output": "objects"})
+    labels = operation.arrays["output"].kind is Kind.LABELS and "labels" not in step.sources.values()
+    return build(chosen, kind, {**values, "output": "labels"}) if labels else step
 
 
 def _value(name: str, annotation: Any) -> Any:
@@ -93,7 +101,7 @@ def _parameters(chosen: type[Step], step: Step) -> Iterator[str]:
             continue
         yield from _comment(field, "      ")
         required = "   # required" if field.is_required() else ""
-        yield f"      {name}: {_inline(values[name])}{required}"
+        yield f"      {name}: {inline(values[name])}{required}"
 
 
 def _comment(field: FieldInfo, indent: str) -> Iterator[str]:
@@ -103,26 +111,29 @@ def _comment(field: FieldInfo, indent: str) -> Iterator[str]:
         yield f"{indent}# {line}"
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
     """Return a value as YAML on one line."""
     text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=10**6, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...").strip()
 
 
 def _tables(step: Step) -> frozenset[str]:
-    """Return the roles that are tables, as the step says when it is bound to a small volume."""
+    """Return the roles that are tables."""
+    operation = _bound(step)
+    return frozenset(operation.tables if operation else {"table"} & set(step.products))
+
+
+def _bound(step: Step) -> Operation | None:
+    """Return the step bound to a small volume, which knows what it makes; None for a function that is not there yet."""
     box = Box.of_shape((64, 64, 64))
-    kinds = {name: Kind.LABELS if name == "labels" else Kind.IMAGE for name in step.sources.values()}
-    infos = {
-        role: ArrayInfo(
-            box, np.dtype("uint32" if kinds[name] is Kind.LABELS else "uint16"), "zyx", (1.0, 0.5, 0.5), kinds[name]
-        )
-        for role, name in step.sources.items()
-    }
+    infos = {}
+    for role, name in step.sources.items():
+        kind, dtype = (Kind.LABELS, "uint32") if name == "labels" else (Kind.IMAGE, "uint16")
+        infos[role] = ArrayInfo(box, np.dtype(dtype), "zyx", (1.0, 0.5, 0.5), kind)
     try:
-        return frozenset(step.bind(infos, {}).tables)
+        return step.bind(infos, {})
     except (NdbatchError, ImportError):
-        return frozenset({"table"} & set(step.products))
+        return None
 
 
 def _rest() -> Iterator[str]:
@@ -132,10 +143,10 @@ def _rest() -> Iterator[str]:
     for name in ("region", "blocks", "time_limit", "directory"):
         field = Config.model_fields[name]
         yield from _comment(field, "")
-        yield f"# {name}: {_inline(field.default)}"
+        yield f"# {name}: {inline(field.default)}"
     for section, model in sections.items():
         yield from _comment(Config.model_fields[section], "")
         yield f"# {section}:"
         for name, field in model.model_fields.items():
             yield from _comment(field, "#   ")
-            yield f"#   {name}: {_inline(field.default)}"
+            yield f"#   {name}: {inline(field.default)}"
