@@ -1,0 +1,253 @@
+"""`nuclei`: find cell nuclei of a known diameter, as labels and as a table of points.
+
+Three looks at the image: a survey of its levels, the candidates of every block, then the masks of the nuclei chosen
+among all candidates. How is written in docs/design/nuclei.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from ndbatch.errors import PlanError, StepError
+from ndbatch.geometry import Block, Box, Grid, Shape
+from ndbatch.remotes.base import Array, Kind
+from ndbatch.steps.base import ArrayInfo, Constant, Operation, Pass, Patch, State, Step
+from ndbatch.steps.nuclei_detection import Points, detect, detection_halo, fine_halo, merge, smooth
+from ndbatch.steps.nuclei_masks import label_masks, reach
+from ndbatch.steps.nuclei_survey import LAG, Level, sample, stabilise, survey
+from ndbatch.steps.payload import pack, unpack
+from ndbatch.units import Length, in_voxels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+SMALLEST_DIAMETER = 3.0
+"""In voxels of the finest axis; smaller blobs cannot be told from noise."""
+
+
+class Nuclei(Step):
+    """Find bright, roundish objects of about one size, such as nuclei or somata, and label each."""
+
+    kind: ClassVar[str] = "nuclei"
+
+    input: str
+    """The image to look at."""
+    diameter: Length
+    """The diameter of a typical nucleus: a length such as 12 um, or voxels of the finest axis."""
+    threshold: Literal["auto", "otsu"] | float = "auto"
+    """Which candidates are nuclei. auto: those that respond at least half as strongly as the typical one. A number: those
+    brighter inside than this intensity of the image. otsu: the same, with the Otsu threshold of the image."""
+    output: str
+    """The name of the labels."""
+    points: str | None = None
+    """The name of the table of nuclei: id, z, y, x (voxels of the seed), score, intensity, background, snr, diameter."""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The array it reads."""
+        return {"image": self.input}
+
+    @property
+    def products(self) -> dict[str, str]:
+        """The labels, and the table of points if asked for."""
+        return {"labels": self.output} | ({} if self.points is None else {"points": self.points})
+
+    def bind(self, inputs: Mapping[str, ArrayInfo], dtypes: Mapping[str, np.dtype[Any]]) -> Operation:
+        """Return the operation: two passes, labels of uint32 unless another integer dtype is asked for."""
+        info = inputs["image"]
+        dtype = np.dtype(dtypes.get("labels", np.uint32))
+        if dtype.kind not in "ui":
+            raise PlanError(f"labels are whole numbers and cannot be {dtype}; set dtype: uint32 for {self.output}")
+        space = _Space.of(info)
+        diameter = self._in_voxels(space)
+        steady = _Survey("survey", space.whole((LAG,) * len(space.axes)), space)
+        found = _Detection("nuclei", space.whole(detection_halo(diameter)), space, diameter, self.threshold)
+        return _Labelling(
+            arrays={"labels": replace(info, dtype=dtype, kind=Kind.LABELS)},
+            tables=() if self.points is None else ("points",),
+            halo=space.whole(fine_halo(diameter)),
+            passes=(steady, found),
+            working_bytes=32.0,
+            space=space,
+            diameter=diameter,
+        )
+
+    def _in_voxels(self, space: _Space) -> tuple[float, ...]:
+        diameter = in_voxels(self.diameter, space.voxel_size, len(space.axes), "diameter")
+        if max(diameter) < SMALLEST_DIAMETER:
+            raise PlanError(
+                f"diameter: {self.diameter} is {max(diameter):.3g} voxels of the finest axis; nuclei smaller than "
+                f"{SMALLEST_DIAMETER:g} voxels cannot be told from noise: read a finer level, or give a larger diameter"
+            )
+        return diameter
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The spatial axes of an array; the others have one voxel each and are left out of all arithmetic."""
+
+    axes: tuple[int, ...]
+    names: str
+    domain: Box
+    full: Box
+    voxel_size: tuple[float, ...] | None
+
+    @staticmethod
+    def of(info: ArrayInfo) -> _Space:
+        axes = tuple(i for i, name in enumerate(info.axes) if name in "zyx")
+        spare = [name for i, name in enumerate(info.axes) if i not in axes and info.domain.shape[i] > 1]
+        if spare or len(axes) not in (2, 3):
+            raise PlanError(
+                f"the image has axes {info.axes} of shape {info.domain.shape}; nuclei are found in (z, y, x) or (y, x): "
+                + (f"set region to one voxel of {', '.join(spare)}" if spare else "give such an image")
+            )
+        if info.dtype.kind not in "buif":
+            raise PlanError(f"the image has dtype {info.dtype}; nuclei are found in integers or floating point numbers")
+        size = None if info.voxel_size is None else tuple(info.voxel_size[i] for i in axes)
+        names = "".join(info.axes[i] for i in axes)
+        return _Space(axes, names, _reduced(info.domain, axes), info.domain, size)
+
+    def box(self, box: Box) -> Box:
+        """Return `box` without the other axes."""
+        return _reduced(box, self.axes)
+
+    def patch(self, patch: Patch) -> tuple[Array, Box]:
+        """Return the voxels of `patch` and their box without the other axes."""
+        box = self.box(patch.box)
+        return patch.data.reshape(box.shape), box
+
+    def whole(self, halo: Sequence[int]) -> Shape:
+        """Return `halo` with 0 for the other axes."""
+        known = dict(zip(self.axes, halo, strict=True))
+        return tuple(known.get(i, 0) for i in range(self.full.ndim))
+
+
+def _reduced(box: Box, axes: Sequence[int]) -> Box:
+    return Box(tuple(box.start[i] for i in axes), tuple(box.stop[i] for i in axes))
+
+
+@dataclass(frozen=True)
+class _Survey(Pass):
+    name: str
+    halo: Shape
+    space: _Space
+
+    def map(self, inputs: Mapping[str, Patch], block: Block, states: Mapping[str, Any]) -> bytes:
+        """Return the samples of the block's core."""
+        rows = sample(*self.space.patch(inputs["image"]), self.space.box(block.core), self.space.domain)
+        return pack({"rows": rows})
+
+    def reduce(self, payloads: Iterable[tuple[Block, bytes]], grid: Grid, scratch: Path) -> State:
+        """Return the `Level` of the image."""
+        level = survey(rows for _, payload in payloads if len(rows := unpack(payload)["rows"]))
+        return Constant(level, {"floor": level.floor, "noise": level.noise, "otsu": level.otsu})
+
+
+@dataclass(frozen=True)
+class _Detection(Pass):
+    name: str
+    halo: Shape
+    space: _Space
+    diameter: tuple[float, ...]
+    threshold: Literal["auto", "otsu"] | float
+
+    def map(self, inputs: Mapping[str, Patch], block: Block, states: Mapping[str, Any]) -> bytes:
+        """Return the candidates of the block's core, and the level they were found with."""
+        level: Level = states["survey"]
+        image, box = self.space.patch(inputs["image"])
+        found = detect(image, box, self.space.box(block.core), self.diameter, level)
+        known = np.array([level.floor, level.noise, level.span, level.otsu])
+        return pack({**{name: getattr(found, name) for name in Points.__slots__}, "level": known})
+
+    def reduce(self, payloads: Iterable[tuple[Block, bytes]], grid: Grid, scratch: Path) -> State:
+        """Return the nuclei among the candidates of all blocks; they are held in memory, 40 bytes each."""
+        level = Level(0.0, 0.0, 0.0, 0.0)
+        parts: list[Points] = []
+        for _, payload in payloads:
+            arrays = unpack(payload)
+            level = Level(*arrays["level"].tolist())
+            if len(arrays["score"]) or not parts:
+                parts.append(Points(**{name: arrays[name] for name in Points.__slots__}))
+        cut = {"auto": None, "otsu": level.otsu}[self.threshold] if isinstance(self.threshold, str) else self.threshold
+        return _Found(merge(parts, self.space.domain, self.diameter, level, cut), level, self.space, self.diameter)
+
+
+@dataclass(frozen=True)
+class _Found(State):
+    """All nuclei, in C-order of their seeds: the row is the id, counted from 1."""
+
+    nuclei: Points
+    level: Level
+    space: _Space
+    diameter: tuple[float, ...]
+
+    def select(self, block: Block, box: Box) -> tuple[Level, Points, Array]:
+        """Return the level, and the nuclei whose masks may reach into `box` with their ids."""
+        near = self.space.box(box).grow(reach(self.diameter))
+        voxel = self.nuclei.voxel
+        low, high = np.searchsorted(voxel[:, 0], [near.start[0], near.stop[0]])
+        some = voxel[low:high]
+        rows = low + np.flatnonzero(((some >= near.start) & (some < near.stop)).all(axis=1))
+        return self.level, self.nuclei.take(rows), rows + 1
+
+    def facts(self) -> dict[str, Any]:
+        """Return the number of nuclei."""
+        return {"nuclei": len(self.nuclei)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labelling(Operation):
+    space: _Space
+    diameter: tuple[float, ...]
+
+    def apply(
+        self, inputs: Mapping[str, Patch], box: Box, block: Block, states: Mapping[str, Any]
+    ) -> Mapping[str, Array | pa.RecordBatch]:
+        """Return the labels of `box`, and a row for every nucleus whose seed lies in the core."""
+        level, nuclei, ids = states["nuclei"]
+        image, around = self.space.patch(inputs["image"])
+        wanted, dtype = self.space.box(box), self.arrays["labels"].dtype
+        if len(ids) and int(ids[-1]) > np.iinfo(dtype).max:
+            raise StepError(f"nucleus {ids[-1]} does not fit {dtype}; set dtype: uint32 or uint64 for the labels")
+        fine = smooth(stabilise(image, level.floor), self.diameter)[wanted.slices(around.start)]
+        made: dict[str, Any] = {
+            "labels": label_masks(fine, wanted, nuclei, ids, self.diameter, dtype).reshape(box.shape)
+        }
+        if self.tables:
+            core = self.space.box(block.core)
+            own = ((nuclei.voxel >= core.start) & (nuclei.voxel < core.stop)).all(axis=1)
+            made["points"] = _rows(nuclei.take(own), ids[own], level, max(self.diameter), self.space.names)
+        return made
+
+    def finish(self, role: str, rows: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa.RecordBatch]:
+        """Return the table in order of id, whatever the blocks; as large as the state that the driver holds anyway."""
+        import pyarrow as pa
+
+        batches = list(rows)
+        if batches:
+            yield from pa.Table.from_batches(batches).sort_by("id").to_batches()
+
+
+def _rows(nuclei: Points, ids: Array, level: Level, diameter: float, names: str) -> pa.RecordBatch:
+    """Return the table's rows: levels back in intensities of the image, the diameter in voxels of the finest axis."""
+    import pyarrow as pa
+
+    inside, outside = (part.astype(np.float64) for part in (nuclei.inside, nuclei.outside))
+    return pa.RecordBatch.from_pydict(
+        {
+            "id": ids.astype(np.int64),
+            **{name: nuclei.voxel[:, i] for i, name in enumerate(names)},
+            "score": nuclei.score,
+            "intensity": inside**2 + level.floor,
+            "background": outside**2 + level.floor,
+            "snr": (inside - outside) / level.noise if level.noise else np.full(len(ids), np.nan),
+            "diameter": 2.0 * nuclei.radius.astype(np.float64) * diameter,
+        }
+    )
