@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ndbatch.verify import check
     from ndbatch.config.load import load
     from ndbatch.config.model import Config
     from ndbatch.errors import NdbatchError
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from ndbatch.remotes.lazy import store
     from ndbatch.runner import Result, run
     from ndbatch.trial import try_region
+    from ndbatch.verify import check
 
 __version__ = "0.1.0"
 

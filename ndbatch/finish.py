@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ndbatch.errors import StepError
 from ndbatch.geometry import Box, Grid
 from ndbatch.journal import Journal
 from ndbatch.plan.model import Plan, TableTarget, Target
@@ -72,13 +73,15 @@ def _write_batches(path: Path, suffix: str, batches: Iterable[pa.RecordBatch]) -
     from pyarrow import csv, parquet
 
     writer: Any = None
+    schema: Any = None
     count = 0
     try:
         for batch in batches:
             if writer is None:
                 opener = parquet.ParquetWriter if suffix == ".parquet" else csv.CSVWriter
-                writer = opener(str(path), batch.schema)
-            writer.write_batch(batch)
+                schema = batch.schema
+                writer = opener(str(path), schema)
+            writer.write_batch(_like(batch, schema))
             count += batch.num_rows
         if writer is None:
             empty = pa.table({})
@@ -87,6 +90,20 @@ def _write_batches(path: Path, suffix: str, batches: Iterable[pa.RecordBatch]) -
         if writer is not None:
             writer.close()
     return count
+
+
+def _like(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return `batch` with the columns and types of the first rows; StepError where blocks gave different tables."""
+    import pyarrow as pa
+
+    if batch.schema.equals(schema):
+        return batch
+    if set(batch.schema.names) != set(schema.names):
+        raise StepError(f"blocks gave different columns: {', '.join(schema.names)} and {', '.join(batch.schema.names)}")
+    try:
+        return batch.select(schema.names).cast(schema)
+    except pa.ArrowException as error:
+        raise StepError(f"blocks gave columns of different types: {error}; give every column one type") from None
 
 
 def write_staged(plan: Plan, journal: Journal) -> None:

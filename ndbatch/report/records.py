@@ -25,7 +25,7 @@ class Records:
         self.facts: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
         self._log = EventLog(directory / "events.jsonl")
-        self._observers = (self._log, self._note, *observers)
+        self._observers: tuple[events.Observer, ...] = (self._log, self._note, *observers)
 
     def begin(self, document: Mapping[str, Any], config: Config) -> None:
         """Write config.yaml, plan.json and provenance.json."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 import time
 import traceback
@@ -63,6 +64,7 @@ class BatchRunner:
 
     def __init__(self, work: Work, worker: int = 0, notice: Callable[[int], None] | None = None) -> None:
         self.work = work
+        sys.path.extend(folder for folder in work.search if folder not in sys.path)
         self._worker = worker
         self._notice = notice or (lambda block: None)
         self._reader = ThreadPoolExecutor(1, "ndbatch-read") if work.stage.loads else None

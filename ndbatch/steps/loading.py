@@ -1,0 +1,120 @@
+"""Users' functions by their text, `package.module:function` or `script.py:function`: imported once a process."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ndbatch.errors import ConfigError
+
+
+def text_of(function: Callable[..., Any]) -> str:
+    """Return `module:name` of a function object, or `script.py:name` where its module is the running script."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if "<" in name or not name:
+        raise ConfigError(
+            f"{name or function!r} has no name that workers can import; define it with def at the top of a module or script"
+        )
+    if module != "__main__":
+        return f"{module}:{name}"
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    if path is None or not Path(path).exists():
+        raise ConfigError(f"{name} was typed in at a prompt, where workers cannot import it; put it in a file")
+    return f"{Path(path).resolve()}:{name}"
+
+
+@lru_cache(maxsize=256)
+def load_function(text: str) -> Callable[..., Any]:
+    """Import the function that `text` names, once a process. ConfigError with the nearest name where it is not there."""
+    place, _, name = text.rpartition(":")
+    if not place or not name:
+        raise ConfigError(f"{text!r} is not a function; write package.module:function")
+    found: Any = _module(place)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, [n for n in dir(found) if not n.startswith("_")], n=1)
+            raise ConfigError(f"{place} has no function {part!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        found = getattr(found, part)
+    if not callable(found):
+        raise ConfigError(f"{text} is a {type(found).__name__}, not a function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def load_changed(text: str) -> Callable[..., Any]:
+    """Import the function, again where its file has changed since: a notebook edits a function and runs it once more."""
+    function = load_function(text)
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or not Path(file).exists():
+        return function
+    seen = _SEEN.setdefault(file, _hash_of(file))
+    if seen != _hash_of(file):
+        _SEEN[file] = _hash_of(file)
+        load_function.cache_clear()
+        if module.__name__.startswith(_SCRIPT):
+            del sys.modules[module.__name__]
+        else:
+            importlib.reload(module)
+        return load_function(text)
+    return function
+
+
+_SEEN: dict[str, str] = {}
+"""Source files of functions and the hash they had when they were imported."""
+_SCRIPT = "ndbatch_script_"
+
+
+def _hash_of(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+
+
+def _module(place: str) -> ModuleType:
+    try:
+        if place.endswith(".py"):
+            return _script(Path(place))
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the module {error.name} cannot be found (for the function in {place}); install it, or put "
+            f"{place.partition('.')[0]}.py beside the configuration file"
+        ) from error
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{place} does not import: {type(error).__name__}: {error}") from error
+
+
+def _script(path: Path) -> ModuleType:
+    """Import a file that is no module on the path, under a name of its own, so that its main guard does not run."""
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist")
+    name = f"{_SCRIPT}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def source_hash(text: str) -> str:
+    """Return a hash of the whole source file that the function is in: what it calls there counts too."""
+    function = load_function(text)
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:
+        file = None
+    if file is None or not Path(file).exists():
+        return f"no source: {getattr(function, '__module__', '')} {getattr(function, '__qualname__', '')}"
+    return _hash_of(file)
