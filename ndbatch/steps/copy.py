@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,7 +47,7 @@ class Copy(Step):
 
 @dataclass(frozen=True)
 class _Copying(Operation):
-    name: str = ""
+    name: str = field(kw_only=True)
 
     def apply(
         self, inputs: Mapping[str, Patch], box: Box, block: Block, states: Mapping[str, Any]
