@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ndbatch.cli.arguments import AsJson, Overrides, RunPlace, command, echo_json, run_directory
+
+if TYPE_CHECKING:
+    from ndbatch.verify import Mismatch
 
 TOLD = 10
 """Mismatches told one by one."""
@@ -64,7 +67,7 @@ def check(
         echo_json({**asdict(found), "directory": str(directory), "ok": found.ok})
         raise typer.Exit(0 if found.ok else 1)
     lines = [f"{directory}: {count(found.blocks, 'block')} read again, {_verdict(len(found.mismatches))}"]
-    lines += [f"  stage {m.stage + 1}, block {m.block} ({m.box}): {m.reason}" for m in found.mismatches[:TOLD]]
+    lines += [f"  {_where(mismatch)}: {mismatch.reason}" for mismatch in found.mismatches[:TOLD]]
     lines += [f"  and {len(found.mismatches) - TOLD:,} more"] if len(found.mismatches) > TOLD else []
     if rebuild and (found.salvaged or found.lost):
         lines.append(f"journal rebuilt: {found.salvaged:,} receipts kept, {found.lost:,} lost")
@@ -77,6 +80,12 @@ def check(
         lines.append(mend)
     typer.echo("\n".join(lines))
     raise typer.Exit(0 if found.ok else 1)
+
+
+def _where(mismatch: Mismatch) -> str:
+    """Return the place of a mismatch; a volume that cannot be opened at all has no block."""
+    place = "all blocks" if mismatch.block < 0 else f"block {mismatch.block} ({mismatch.box})"
+    return f"stage {mismatch.stage + 1}, {place}"
 
 
 def _verdict(mismatches: int) -> str:

@@ -66,7 +66,10 @@ def show(
     axis = next(iter(given), along)
     picture = look(volume, over, axis, {**positions(at), **given}, project)
     path = output or Path(f"{Path(volume.address.inside or volume.address.path).stem}.png")
-    write_png(path, picture.rgb)
+    try:
+        write_png(path, picture.rgb)
+    except OSError as error:
+        raise ConfigError(f"--output {path} cannot be written: {error.strerror or error}") from None
     typer.echo(f"{path}: {picture.words}")
 
 
