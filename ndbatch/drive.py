@@ -105,7 +105,7 @@ class Driver:
             grid=self.plan.grid,
             time_limit=None if limit is None else parse_seconds(limit),
             memory_limit=self.plan.memory_limit,
-            search=(str(self.plan.config.base),),
+            search=str(self.plan.config.base),
         )
 
     def _take(self, stage: Stage, state: engine.State, reply: Reply) -> engine.State:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from ndbatch.plan.targets import output_dtypes, require_free, table_targets, vol
 from ndbatch.remotes import api
 from ndbatch.remotes.base import Kind, Volume
 from ndbatch.steps.base import ArrayInfo
+from ndbatch.steps.loading import search_in
 from ndbatch.units import in_voxels
 
 
@@ -32,8 +32,7 @@ def make_plan(config: Config, *, resume: bool = True) -> Plan:
     where the configuration says auto. Without it, what stands at the targets is not looked at. Raises ConfigError,
     PlanError or RemoteError.
     """
-    if str(config.base) not in sys.path:
-        sys.path.append(str(config.base))  # users' functions may lie beside the configuration file
+    search_in(str(config.base))  # users' functions may lie beside the configuration file
     sources = {name: _open(name, entry, config) for name, entry in config.inputs.items()}
     infos = {name: _info(volume) for name, volume in sources.items()}
     _require_one_frame(infos)

@@ -28,10 +28,10 @@ FILES = ("zarr.json", ".zarray", ".zgroup")
 
 @cache
 def _tensorstore() -> tuple[Any, Any]:
-    """Return tensorstore and the context of this process: bounded concurrency, a small cache for shard indices."""
+    """Return tensorstore and the context of this process: bounded concurrency, and no cache: what another process wrote is seen."""
     import tensorstore
 
-    limits = {"file_io_concurrency": {"limit": 32}, "cache_pool": {"total_bytes_limit": 16_000_000}}
+    limits = {"file_io_concurrency": {"limit": 32}, "cache_pool": {"total_bytes_limit": 0}}
     return tensorstore, tensorstore.Context({**limits, "data_copy_concurrency": {"limit": 2}})
 
 
@@ -86,7 +86,6 @@ class ZarrVolume(Volume):
             spec = {
                 "driver": driver,
                 "kvstore": {"driver": "file", "path": str(self._array)},
-                "recheck_cached_data": False,
             }
             self._handle = tensorstore.open(spec, context=context, open=True).result()
         return self._handle

@@ -50,6 +50,43 @@ def load_function(text: str) -> Callable[..., Any]:
     return function
 
 
+def search_in(folder: str) -> None:
+    """Let users' modules be found in `folder`, and no more in the folder of an earlier run of this process.
+
+    Two runs may have a module of one name each beside their configuration; the earlier one's is forgotten.
+    """
+    if [folder] == _FOLDERS:
+        return
+    for old in _FOLDERS:
+        sys.path.remove(old)
+    for name in _FOUND:
+        sys.modules.pop(name, None)
+    _FOUND.clear()
+    _FOLDERS[:] = []
+    if folder not in sys.path:
+        sys.path.append(folder)
+        _FOLDERS.append(folder)
+    importlib.invalidate_caches()
+    load_function.cache_clear()
+
+
+_FOLDERS: list[str] = []
+"""The folder that `search_in` added to sys.path, if any."""
+_FOUND: set[str] = set()
+"""Modules that were imported from it."""
+
+
+def _imported(place: str) -> ModuleType:
+    """Import a module, and remember it and what it imported in turn from beside the configuration."""
+    before = set(sys.modules)
+    module = importlib.import_module(place)
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and any(Path(file).is_relative_to(folder) for folder in _FOLDERS):
+            _FOUND.add(name)
+    return module
+
+
 def load_changed(text: str) -> Callable[..., Any]:
     """Import the function, again where its file has changed since: a notebook edits a function and runs it once more."""
     function = load_function(text)
@@ -82,7 +119,7 @@ def _module(place: str) -> ModuleType:
     try:
         if place.endswith(".py"):
             return _script(Path(place))
-        return importlib.import_module(place)
+        return _imported(place)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the module {error.name} cannot be found (for the function in {place}); install it, or put "

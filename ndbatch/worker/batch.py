@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sys
 import threading
 import time
 import traceback
@@ -22,6 +21,7 @@ from ndbatch.journal import RECEIPT
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import Patch
+from ndbatch.steps.loading import search_in
 from ndbatch.worker import block as single
 from ndbatch.worker.work import Batch, BatchResult, Work
 
@@ -64,7 +64,7 @@ class BatchRunner:
 
     def __init__(self, work: Work, worker: int = 0, notice: Callable[[int], None] | None = None) -> None:
         self.work = work
-        sys.path.extend(folder for folder in work.search if folder not in sys.path)
+        search_in(work.search)
         self._worker = worker
         self._notice = notice or (lambda block: None)
         self._reader = ThreadPoolExecutor(1, "ndbatch-read") if work.stage.loads else None

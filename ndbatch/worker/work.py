@@ -31,8 +31,8 @@ class Work:
     grid: Grid
     time_limit: float | None = None
     memory_limit: int | None = None
-    search: tuple[str, ...] = ()
-    """Folders to add to sys.path, where users' modules are."""
+    search: str = "."
+    """The folder of the configuration, where users' modules may be."""
 
 
 @dataclass(frozen=True)
