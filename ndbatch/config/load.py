@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from ndbatch.config.source import Key, Source, read
 from ndbatch.config.stepform import ONE_NAME, build, form_of, split
 from ndbatch.errors import ConfigError, NdbatchError
 from ndbatch.steps.base import Step
+from ndbatch.steps.loading import search_in
 from ndbatch.steps.registry import step_class
 
 
@@ -120,8 +120,8 @@ def _steps(forms: Any, base: Path) -> tuple[list[Any], list[Problem]]:
             problems.append(Problem(("steps", number), f"{ONE_NAME}, not {shown(form)}"))
             continue
         try:
-            if any(":" in str(kind) for kind in form) and str(base) not in sys.path:
-                sys.path.append(str(base))  # users keep their functions beside the configuration
+            if any(":" in str(kind) for kind in form):
+                search_in(str(base))  # users keep their functions beside the configuration
             built.append(_step(form, ("steps", number), problems, base))
         except NdbatchError as error:
             problems.append(Problem(("steps", number, *[str(kind) for kind in form][:1]), error.message))

@@ -150,7 +150,8 @@ def test_a_truncated_chunk_is_found(job: Job, tmp_path: Path) -> None:
     chunk = next(p for p in sorted((tmp_path / "runs/job/out.zarr/0/c").rglob("*")) if p.is_file())
     chunk.write_bytes(chunk.read_bytes()[:20])
     (mismatch,) = check(tmp_path / "runs/job").mismatches
-    assert "damaged" in mismatch.reason
+    assert "Invalid blosc-compressed data" in mismatch.reason
+    assert "0/c/0/0/0" in mismatch.reason
 
 
 def test_a_destroyed_journal_is_told_rebuilt_and_gone_on_from(job: Job, tmp_path: Path) -> None:
