@@ -41,7 +41,7 @@ def split(form: Mapping[Any, Any]) -> tuple[str, Mapping[str, Any]]:
     ((kind, parameters),) = form.items()
     if parameters is not None and not isinstance(parameters, Mapping):
         raise ConfigError(f"the parameters of {kind} must be a mapping (key: value), such as {{input: image}}")
-    return str(kind), parameters or {}
+    return str(kind), {str(name): value for name, value in (parameters or {}).items()}
 
 
 def build(chosen: type[Step], kind: str, fields: Mapping[str, Any]) -> Step:

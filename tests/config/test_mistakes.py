@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ndbatch.config.load import from_mapping, load
 from ndbatch.errors import ConfigError
@@ -197,3 +202,56 @@ def test_a_mapping_from_python_is_checked_alike(tmp_path: Path) -> None:
         "steps.0.copy.output: is missing (The name of the copy)",
         "blocks.z: must be a whole number, not 'a'",
     ]
+
+
+def test_two_outputs_to_one_target() -> None:
+    steps = [{"copy": {"input": "image", "output": "a"}}, {"copy": {"input": "image", "output": "b"}}]
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(
+            {"inputs": {"image": "i.zarr"}, "steps": steps, "outputs": {"a": "x.zarr", "b": {"url": "x.zarr/"}}}
+        )
+    assert str(caught.value) == "outputs.b: x.zarr/ is the target of a too; give each its own"
+
+
+ODD = st.sampled_from(
+    [None, True, 0, -1, 1.5, float("nan"), "", "auto", "x", "12 um", [], ["a"], [1, 2], {}, {"a": 1}, {1: 2}]
+)
+FULL: dict[str, Any] = {
+    "name": "twin",
+    "inputs": {
+        "image": {"url": "i.zarr", "level": 0, "voxel_size": {"z": "1 um"}, "offset": {"z": 1}, "token": {"env": "A"}}
+    },
+    "region": {"z": [0, "4 um"]},
+    "steps": [{"copy": {"input": "image", "output": "twin"}}],
+    "outputs": {"twin": {"url": "o.zarr", "kind": "image", "dtype": "uint8", "chunks": {"z": 4}, "create": True}},
+    "blocks": {"z": 4},
+    "cluster": {"kind": "dask", "workers": 2, "memory": "2 GB", "address": "tcp://h:1"},
+    "retry": {"attempts": 1, "budget": 0.5, "wait": 1},
+    "time_limit": "5 min",
+}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths to everything in a nested value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(deeper for key, inner in items for deeper in places(inner, (*path, key)))]
+
+
+@given(st.sampled_from(places(FULL)[1:]), ODD, st.sampled_from([None, "extra", "kind", 3]))
+def test_no_mistake_is_answered_by_anything_but_a_sentence(path: tuple[Any, ...], odd: Any, key: Any) -> None:
+    changed = copy.deepcopy(FULL)
+    changed["inputs"]["image"]["url"] = "boss://host/a/b/c"
+    here: Any = changed
+    for step in path[:-1]:
+        here = here[step]
+    if key is not None and isinstance(here, dict):
+        here[key] = odd
+    else:
+        here[path[-1]] = odd
+    try:
+        from_mapping(changed)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            assert re.match(r"^[\w.\- ]+: \S", line), line
+            assert "[type=" not in line
+            assert "pydantic" not in line
