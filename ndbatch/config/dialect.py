@@ -34,6 +34,12 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Quote text with unusual line breaks, which PyYAML would otherwise fold into spaces."""
+    style = '"' if any(c != " " and not c.isprintable() for c in text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
 def _construct_integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node))
     return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
@@ -47,3 +53,4 @@ for _kind in (Loader, Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 Loader.add_constructor("tag:yaml.org,2002:int", _construct_integer)
+Dumper.add_representer(str, _represent_text)
