@@ -40,8 +40,7 @@ def ending(result: Result, config: Config, path: Path, overrides: Sequence[str])
     with Journal.read(result.directory) as journal:
         found, failures, document = journal.facts(), journal.failures(), journal.document
     lines = [f"{result.name}: {_outcome(result)}"]
-    for told in found.values():
-        lines += [f"  {name}: {value}" for name, value in facts(told)]
+    lines += _findings(found)
     if result.status == "done":
         width = max(map(len, [*result.outputs, "report"]))
         lines += [f"  {name:<{width}}  {url}{_rows(result, name)}" for name, url in result.outputs.items()]
@@ -56,6 +55,13 @@ def ending(result: Result, config: Config, path: Path, overrides: Sequence[str])
     else:
         lines.append(f"Go on:  {command('run', path, overrides=overrides)}")
     return lines
+
+
+def _findings(found: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Return what the stages found out, numbers of things before thresholds and the like."""
+    told = [entry for stage in found.values() for entry in facts(stage)]
+    counted = [(name, value) for name, value in told if value.replace(",", "").isdigit()]
+    return [f"  {name}: {value}" for name, value in [*counted, *(entry for entry in told if entry not in counted)]]
 
 
 def _outcome(result: Result) -> str:
