@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
@@ -35,6 +37,23 @@ class Address:
     def option(self, name: str, default: str = "") -> str:
         """Return the option `name`, or `default`."""
         return dict(self.options).get(name, default)
+
+    def require_options(self, known: Collection[str]) -> None:
+        """Raise PlanError for an option that the store does not know, naming the nearest one."""
+        for name, value in self.options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = (
+                    f"did you mean {near[0]}={value}?" if near else f"{self.scheme} knows: {', '.join(sorted(known))}"
+                )
+                raise PlanError(f"{self.url}: unknown option {name}={value}; {hint}", option=name)
+
+    def count(self, name: str) -> int:
+        """Return the option `name` as a whole number, 0 where it is absent; PlanError where it is none."""
+        text = self.option(name, "0")
+        if not (text.isascii() and text.isdigit()):
+            raise PlanError(f"{self.url}: {name}={text} is not a whole number from 0 up", option=name)
+        return int(text)
 
     def with_options(self, **options: str) -> Address:
         """Return the address with options added or replaced, sorted by name."""
@@ -72,6 +91,5 @@ def parse(url: str, base: Path | None = None) -> Address:
 def _scheme_of_ending(path: str) -> str:
     """Return the scheme that the file ending of `path` tells, or an empty string."""
     name = path.rstrip("/").lower()
-    if ".zarr/" in name:
-        return "zarr"
-    return next((scheme for ending, scheme in ENDINGS.items() if name.endswith(ending)), "")
+    inside_zarr = "zarr" if ".zarr/" in name else ""
+    return next((scheme for ending, scheme in ENDINGS.items() if name.endswith(ending)), inside_zarr)

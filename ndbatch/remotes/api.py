@@ -2,105 +2,142 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ndbatch.errors import PlanError
+from ndbatch.errors import PlanError, RemoteError
 from ndbatch.geometry import Shape
-from ndbatch.remotes.address import parse
+from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import ArraySpec, Kind, Volume
+from ndbatch.remotes.chunking import default_chunks
 from ndbatch.remotes.registry import open_volume, store_class
 from ndbatch.units import Length, micrometres
 
-CHUNK_BYTES = 2**20
-"""A chunk holds about this much, not compressed: few enough files, small enough reads."""
+__all__ = ["create", "default_chunks", "named_size", "open"]
+
+Named = Mapping[str, int] | Sequence[int]
+"""One number an axis: by axis name, or in the order of the axes."""
 
 
 def open(
-    url: str | Mapping[str, Any],
+    url: str | os.PathLike[str] | Mapping[str, Any],
     *,
     base: Path | None = None,
     level: int | None = None,
-    voxel_size: Mapping[str, Length] | None = None,
+    voxel_size: Mapping[str, Length] | Sequence[float] | None = None,
     axes: str | None = None,
-    offset: Mapping[str, int] | None = None,
+    offset: Named | None = None,
     kind: str | None = None,
 ) -> Volume:
     """Open a volume with one small metadata read and no voxels.
 
-    `url` is a path (`image.tif`, `seg.h5::/seg`, `labels.zarr`), a URL with a scheme, or a mapping with `url` and the other
-    parameters. `voxel_size` gives a length for each named axis (`{"z": "0.29 um"}`; plain numbers are micrometres), `axes`
-    renames the axes as stored, `offset` places the first voxel, `kind` is image, labels or probability. Relative paths
-    are taken from `base`. Raises PlanError, NotFound, Denied or Corrupt.
+    `url` is a path (`image.tif`, `seg.h5::/seg`, `labels.zarr`), a URL with a scheme, or a mapping with `url` and any of the
+    other parameters. They say what a file does not know itself, or knows wrongly: `level` the resolution, 0 the finest;
+    `voxel_size` a length for each named axis (`{"z": "0.29 um"}`; plain numbers are micrometres); `axes` the names of
+    the axes in the order they are stored; `offset` the absolute position of the first voxel; `kind` image, labels or
+    probability. Relative paths are taken from `base`, the current folder if not given.
+
+    Raises PlanError for a parameter that does not fit, NotFound, Denied or Corrupt for the volume.
     """
     if isinstance(url, Mapping):
-        said = {k: v for k, v in {"level": level, "voxel_size": voxel_size, "axes": axes}.items() if v is not None}
-        return open(base=base, **{**dict(url), **said})
-    address = parse(url, base)
+        said = {"level": level, "voxel_size": voxel_size, "axes": axes, "offset": offset, "kind": kind}
+        return _open_mapping({**url, **{name: value for name, value in said.items() if value is not None}}, base)
+    address = parse(os.fspath(url), base or Path.cwd())
     if level is not None:
         address = address.with_options(level=str(level))
-    volume = open_volume(address)
+    volume = _open_with_axes(address, axes)
     changes: dict[str, Any] = {}
-    if axes is not None:
-        changes["axes"] = _axes(axes, volume)
-    names = changes.get("axes", volume.axes)
     if voxel_size is not None:
-        changes["voxel_size"] = named_size(voxel_size, names, volume.voxel_size, volume.url)
+        changes["voxel_size"] = _size(voxel_size, volume.axes, volume.voxel_size, volume.url)
     if offset is not None:
-        changes["offset"] = tuple(int(offset.get(axis, o)) for axis, o in zip(names, volume.offset, strict=True))
+        changes["offset"] = _along(offset, volume.axes, volume.offset, f"{volume.url}: offset")
     if kind is not None:
-        changes["kind"] = Kind(kind)
+        changes["kind"] = _kind(kind, volume.url)
     return volume.override(**changes) if changes else volume
 
 
+def _open_mapping(entry: Mapping[str, Any], base: Path | None) -> Volume:
+    """Open `{url: ..., voxel_size: ...}`; PlanError for a key that `open` has no parameter for."""
+    known = [name for name in inspect.signature(open).parameters if name != "base"]
+    for key in entry:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise PlanError(f"unknown key {key!r} of a volume; {hint}")
+    if "url" not in entry:
+        raise PlanError("a volume given as a mapping needs the key url, such as {url: image.tif}")
+    return open(base=base, **entry)
+
+
+def _open_with_axes(address: Address, axes: str | None) -> Volume:
+    """Open a volume whose axes are stored in the order `axes`: it becomes a part of the address.
+
+    Naming the axes as ndbatch already sees them changes nothing: a volume may be opened again with its own facts.
+    """
+    volume = open_volume(address)
+    if axes is None or axes == volume.axes:
+        return volume
+    volume.close()
+    return open_volume(address.with_options(axes=axes))
+
+
 def create(
-    url: str,
+    url: str | os.PathLike[str],
     *,
     like: Volume | None = None,
-    shape: Sequence[int] | None = None,
+    shape: Named | None = None,
     dtype: Any = None,
     axes: str | None = None,
-    chunks: Sequence[int] | None = None,
-    shards: Sequence[int] | None = None,
+    chunks: Named | None = None,
+    shards: Named | None = None,
     voxel_size: Mapping[str, Length] | Sequence[float] | None = None,
-    offset: Sequence[int] | None = None,
+    offset: Named | None = None,
     kind: str | None = None,
     overwrite: bool = False,
     base: Path | None = None,
 ) -> Volume:
-    """Create an empty volume (all zero) and return it.
+    """Create an empty volume (all voxels 0) at `url` and return it.
 
-    What is not given is taken from `like`, then from defaults. Sequences are C-order, as `axes`; `voxel_size` is in
-    micrometres where it is plain numbers. Raises Conflict where something is there, unless `overwrite`.
+    What is not given is taken from `like` (its chunks only where the format is the same), then from defaults: axes
+    (t, c, z, y, x) from the right, uint8, `default_chunks`, an image. Shapes are C-order, as `axes`, or by axis name;
+    `voxel_size` holds lengths by axis name (`{"z": "0.29 um"}`) or micrometres. With `overwrite` a volume that is there
+    is removed first. Raises PlanError for what the format cannot hold, Conflict where something is there, Denied.
     """
-    source = like.spec if like is not None else None
-    shape = tuple(shape) if shape is not None else (source.shape if source else ())
-    if not shape:
+    address = parse(os.fspath(url), base or Path.cwd())
+    store, source = store_class(address.scheme), like.spec if like is not None else None
+    known_shape = source.shape if source else None
+    if shape is None and known_shape is None:
         raise PlanError(f"create {url}: give shape=, or like= another volume")
-    axes = axes or (source.axes if source and source.ndim == len(shape) else "tczyx"[-len(shape) :])
-    kind = kind or (str(source.kind) if source else "image")
-    dtype = np.dtype(dtype if dtype is not None else (source.dtype if source else "uint8"))
-    size = source.voxel_size if source else None
-    if isinstance(voxel_size, Mapping):
-        size = named_size(voxel_size, axes, size, url)
-    elif voxel_size is not None:
-        size = tuple(float(s) for s in voxel_size)
-    spec = ArraySpec(
-        shape=shape,
-        dtype=dtype,
-        axes=axes,
-        chunks=tuple(chunks) if chunks else default_chunks(shape, dtype, axes),
-        shards=tuple(shards) if shards else None,
-        offset=tuple(offset) if offset is not None else (source.offset if source else ()),
-        voxel_size=size,
-        kind=Kind(kind),
-    )
-    address = parse(url, base)
-    store = store_class(address.scheme)
+    ndim = len(shape if shape is not None else known_shape or ())
+    names = axes or (source.axes if source and source.ndim == ndim else "tczyx"[-ndim:])
+    like_fits = source is not None and source.axes == names
+    spec_shape = _along(shape, names, None, "shape") if shape is not None else tuple(known_shape or ())
+    voxel_type = _dtype(dtype if dtype is not None else (source.dtype if source else "uint8"))
+    spec_chunks = default_chunks(spec_shape, voxel_type, names)
+    if source is not None and like_fits and like is not None and like.scheme == address.scheme:
+        spec_chunks = source.chunks
+    size = source.voxel_size if source and like_fits else None
+    try:
+        spec = ArraySpec(
+            shape=_positive(spec_shape, "shape"),
+            dtype=voxel_type,
+            axes=_checked_axes(names, ndim),
+            chunks=_positive(_along(chunks, names, spec_chunks, "chunks"), "chunks"),
+            shards=_positive(_along(shards, names, spec_chunks, "shards"), "shards") if shards is not None else None,
+            offset=_along(offset, names, source.offset if source and like_fits else (0,) * ndim, "offset"),
+            voxel_size=_size(voxel_size, names, size, str(url)) if voxel_size is not None else size,
+            kind=_kind(kind, str(url)) if kind else (source.kind if source else Kind.IMAGE),
+        )
+    except RemoteError as error:
+        raise PlanError(f"create {url}: {error}") from None
+    store.check_spec(address, spec)
     if overwrite:
         store.delete(address)
     return store.create(address, spec)
@@ -124,23 +161,70 @@ def named_size(
             result.append(known[place])
         else:
             raise PlanError(f"{where}: voxel_size says nothing of the axis {axis}; name every one of {', '.join(axes)}")
-        if not result[-1] > 0:
-            raise PlanError(f"{where}: voxel_size.{axis} is {result[-1]:g}; it must be above 0")
-    return tuple(result)
+    return _above_zero(result, axes, where)
 
 
-def default_chunks(shape: Sequence[int], dtype: Any, axes: str) -> Shape:
-    """Return a chunk of about 1 MiB: the same extent along each spatial axis, a power of two, one along t and c."""
-    spatial = [axis for axis in axes if axis not in "tc"]
-    voxels = CHUNK_BYTES / np.dtype(dtype).itemsize
-    edge = 1 << round(math.log2(voxels) / max(1, len(spatial)))
-    return tuple(1 if axis in "tc" else max(1, min(edge, n)) for axis, n in zip(axes, shape, strict=True))
+def _size(
+    given: Mapping[str, Length] | Sequence[float], axes: str, known: tuple[float, ...] | None, where: str
+) -> tuple[float, ...]:
+    if isinstance(given, Mapping):
+        return named_size(given, axes, known, where)
+    if isinstance(given, str) or len(given) != len(axes):
+        raise PlanError(f"{where}: voxel_size {given!r} is not one number for each of {', '.join(axes)}")
+    return _above_zero([float(value) for value in given], axes, where)
 
 
-def _axes(axes: str, volume: Volume) -> str:
-    if len(axes) != volume.ndim or len(set(axes)) != len(axes) or set(axes) - set("tczyx"):
+def _above_zero(sizes: Sequence[float], axes: str, where: str) -> tuple[float, ...]:
+    for axis, size in zip(axes, sizes, strict=True):
+        if not (size > 0 and math.isfinite(size)):
+            raise PlanError(f"{where}: voxel_size.{axis} is {size:g}; it must be a length above 0")
+    return tuple(sizes)
+
+
+def _along(given: Named | None, axes: str, known: Sequence[int] | None, what: str) -> Shape:
+    """Return one integer an axis, in the order of `axes`; axes that a mapping does not name keep what is known."""
+    if given is None:
+        return tuple(known or ())
+    if isinstance(given, Mapping):
+        unknown = [axis for axis in given if axis not in axes]
+        missing = [axis for axis in axes if axis not in given] if known is None else []
+        if unknown or missing:
+            wrong = f"names the axis {unknown[0]!r}" if unknown else f"says nothing of the axis {missing[0]}"
+            raise PlanError(f"{what} {wrong}; the volume's axes are {', '.join(axes)}")
+        given = [given.get(axis, n) for axis, n in zip(axes, known or [0] * len(axes), strict=True)]
+    if len(given) != len(axes):
+        raise PlanError(f"{what} {tuple(given)} is not one number for each of {', '.join(axes)}")
+    try:
+        return tuple(value.__index__() for value in given)
+    except (TypeError, AttributeError):
+        raise PlanError(f"{what} {tuple(given)} must be whole numbers") from None
+
+
+def _positive(extents: Shape, what: str) -> Shape:
+    if any(n < 1 for n in extents):
+        raise PlanError(f"{what} {extents} has an extent below 1")
+    return extents
+
+
+def _checked_axes(axes: str, ndim: int) -> str:
+    order = [("tczyx").find(axis) for axis in axes]
+    if len(axes) != ndim or -1 in order or sorted(set(order)) != order:
         raise PlanError(
-            f"{volume.url}: axes: {axes!r} does not name the {volume.ndim} axes of an array of shape {volume.shape}; write each "
-            "of them once, as stored, from t, c, z, y, x"
+            f"axes {axes!r} do not name {ndim} axes; write each of t, c, z, y, x at most once, in this order"
         )
     return axes
+
+
+def _dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        native: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+        return native
+    except TypeError:
+        raise PlanError(f"{dtype!r} is not a type of voxel; use uint8, uint16, uint32, uint64, float32 ...") from None
+
+
+def _kind(kind: str, where: str) -> Kind:
+    try:
+        return Kind(kind)
+    except ValueError:
+        raise PlanError(f"{where}: kind {kind!r} is not one of {', '.join(Kind)}") from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -130,6 +130,11 @@ class Volume(ABC):
         """
 
     @classmethod
+    def check_spec(cls, address: Address, spec: ArraySpec) -> None:
+        """Raise PlanError where `create` would refuse `spec` at `address` whatever is there: what the format cannot hold."""
+        return  # a store takes anything unless it says so
+
+    @classmethod
     @abstractmethod
     def exists(cls, address: Address) -> bool:
         """Return whether something is at `address` that `create` would refuse to replace."""
@@ -229,7 +234,7 @@ class Volume(ABC):
                 f"{self.domain.describe(self.axes)}",
                 url=self.url,
             )
-        data = self._read(box)
+        data = np.empty(box.shape, self.dtype) if box.empty else self._read(box)
         if data.shape != box.shape or data.dtype != self.dtype:
             raise RemoteError(f"{self.url}: read {data.dtype} {data.shape}, expected {self.dtype} {box.shape}")
         return data
@@ -245,7 +250,8 @@ class Volume(ABC):
                 f"{self.url}: got {data.dtype} {data.shape} to write where {self.dtype} {box.shape} is due",
                 url=self.url,
             )
-        self._write(box, np.ascontiguousarray(data))
+        if not box.empty:
+            self._write(box, np.ascontiguousarray(data))
 
     def override(self, **changes: Any) -> Self:
         """Return the same volume with fields of its spec replaced, for what a file does not know itself."""
@@ -266,8 +272,8 @@ class Volume(ABC):
         data = self.read(box)
         return data[tuple(0 if d else slice(None, None, s) for d, s in zip(drop, step, strict=True))]
 
-    def dask(self, chunks: Shape | None = None) -> Any:
-        """Return a lazy dask array over the whole volume; a chunk is read when it is computed."""
+    def dask(self, chunks: Mapping[str, int] | Sequence[int] | None = None) -> Any:
+        """Return a lazy dask array over the whole volume; a chunk (`chunks` voxels) is read when it is computed."""
         from ndbatch.remotes.lazy import as_dask
 
         return as_dask(self, chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -11,18 +12,21 @@ from ndbatch.errors import Conflict, NotFound
 from ndbatch.geometry import Box
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
+from ndbatch.remotes.chunking import default_chunks
+
+_versions = itertools.count()
 
 
 class _Entry:
-    """A named array with its spec, attributes and a count of its writes."""
+    """A named array with its spec, its attributes, and a number that is new after every change."""
 
     def __init__(self, spec: ArraySpec, data: Array) -> None:
         self.spec, self.data = spec, data
         self.attributes: dict[str, Any] = {}
-        self.writes = 0
+        self.version = next(_versions)
 
 
-_ARRAYS: dict[str, _Entry] = {}
+_arrays: dict[str, _Entry] = {}
 
 
 class MemoryVolume(Volume):
@@ -33,55 +37,62 @@ class MemoryVolume(Volume):
 
     @classmethod
     def of(cls, name: str, data: Array, **spec: Any) -> Self:
-        """Register `data` (not copied) as `memory://name`; `spec` takes fields of ArraySpec (axes, voxel_size, kind ...)."""
-        fields = {"axes": "tczyx"[-data.ndim :], "chunks": tuple(min(64, n) for n in data.shape), **spec}
-        _ARRAYS[name] = _Entry(ArraySpec(shape=data.shape, dtype=data.dtype, **fields), data)
+        """Register `data` (C-order, not copied) as `memory://name`, in place of what had the name before.
+
+        `spec` takes fields of ArraySpec (axes, chunks, offset, voxel_size, kind).
+        """
+        axes = spec.pop("axes", "tczyx"[-data.ndim :])
+        fields = {"chunks": default_chunks(data.shape, data.dtype, axes), **spec}
+        _arrays[name] = _Entry(ArraySpec(shape=data.shape, dtype=data.dtype, axes=axes, **fields), data)
         return cls.open(Address("memory", name))
 
     @classmethod
     def open(cls, address: Address) -> Self:
         """Return the array of that name; NotFound where this process has none."""
-        if address.path not in _ARRAYS:
+        address.require_options(())
+        if address.path not in _arrays:
             raise NotFound(
-                f"memory://{address.path} is not in this process; memory volumes are private to the process that made them",
+                f"{address.url} is not in this process; memory volumes are private to the process that made them",
                 url=address.url,
             )
-        return cls(address, _ARRAYS[address.path].spec)
+        return cls(address, _arrays[address.path].spec)
 
     @classmethod
     def create(cls, address: Address, spec: ArraySpec) -> Self:
         """Make an array of zeros; Conflict where the name is taken."""
-        if address.path in _ARRAYS:
-            raise Conflict(f"memory://{address.path} exists already", url=address.url)
-        _ARRAYS[address.path] = _Entry(spec, np.zeros(spec.shape, spec.dtype))
+        address.require_options(())
+        if cls.exists(address):
+            raise Conflict(f"{address.url} exists already; choose another name", url=address.url)
+        _arrays[address.path] = _Entry(spec, np.zeros(spec.shape, spec.dtype))
         return cls(address, spec)
 
     @classmethod
     def exists(cls, address: Address) -> bool:
         """Return whether the name is taken in this process."""
-        return address.path in _ARRAYS
+        return address.path in _arrays
 
     @classmethod
     def delete(cls, address: Address) -> None:
         """Forget the array."""
-        _ARRAYS.pop(address.path, None)
+        _arrays.pop(address.path, None)
 
     @property
     def _entry(self) -> _Entry:
-        if self.address.path not in _ARRAYS:
+        if self.address.path not in _arrays:
             raise NotFound(f"{self.url} was deleted", url=self.url)
-        return _ARRAYS[self.address.path]
+        return _arrays[self.address.path]
 
     def version(self) -> str:
-        """Return the number of writes and which array it is."""
-        return f"{id(self._entry)}-{self._entry.writes}"
+        """Return a number that no other state of any array of this process has."""
+        return str(self._entry.version)
 
     def _read(self, box: Box) -> Array:
-        return np.array(self._entry.data[box.slices(self.offset)])
+        return np.array(self._entry.data[box.slices(self.offset)], self.dtype, order="C")
 
     def _write(self, box: Box, data: Array) -> None:
-        self._entry.data[box.slices(self.offset)] = data
-        self._entry.writes += 1
+        entry = self._entry
+        entry.data[box.slices(self.offset)] = data
+        entry.version = next(_versions)
 
     @property
     def attributes(self) -> dict[str, Any]:

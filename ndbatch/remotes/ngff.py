@@ -1,11 +1,14 @@
-"""OME-NGFF metadata (versions 0.4 and 0.5, https://ngff.openmicroscopy.org) to and from an ArraySpec.
+"""OME-NGFF metadata (0.4 and 0.5, older axes too; https://ngff.openmicroscopy.org) to and from an ArraySpec.
 
-ndbatch's own facts (kind, offset in voxels, the run's record) stand beside it under the key `ndbatch`.
+ndbatch's own facts (what the voxels mean, the run's record) stand beside it under the key `ndbatch`. Axis order here is
+that of the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ndbatch.errors import Corrupt
@@ -15,101 +18,115 @@ from ndbatch.units import MICROMETRES
 OWN = "ndbatch"
 
 
-def multiscales(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the first multiscale image of a group's attributes, or None where there is none."""
-    ome = attributes.get("ome", attributes)
-    entries = ome.get("multiscales") if isinstance(ome, Mapping) else None
-    return dict(entries[0]) if entries else None
+@dataclass(frozen=True)
+class Image:
+    """A multiscale image: its axes as stored, and its levels, the finest first."""
+
+    axes: tuple[str, ...]
+    units: tuple[str, ...]
+    """Unit of each axis as the file spells it, empty where it says none."""
+    paths: tuple[str, ...]
+    scales: tuple[tuple[float, ...], ...]
+    """Extent of a voxel along each axis, level by level, in `units`."""
+    translations: tuple[tuple[float, ...], ...]
+    """Place of the first voxel's centre, level by level, in `units`."""
+
+    def voxel_size(self, level: int) -> tuple[float, ...] | None:
+        """Return micrometres along each axis (1.0 on t and c); None where a spatial axis has no unit of length."""
+        sizes = []
+        for axis, unit, scale in zip(self.axes, self.units, self.scales[level], strict=True):
+            length = MICROMETRES.get(unit.lower()) if axis not in "tc" else 1.0 / scale
+            if length is None:
+                return None
+            sizes.append(scale * length)
+        return tuple(sizes)
+
+    def offset(self, level: int) -> tuple[int, ...]:
+        """Return the place of the first voxel in whole voxels of the level; half a voxel, as in pyramids, is none."""
+        pairs = zip(self.translations[level], self.scales[level], strict=True)
+        return tuple(math.ceil(t / s - 0.5 - 1e-6) for t, s in pairs)
 
 
-def level_paths(image: Mapping[str, Any]) -> list[str]:
-    """Return the paths of the levels, the finest first."""
-    return [str(entry["path"]) for entry in image["datasets"]]
+def read_image(attributes: Mapping[str, Any], where: str) -> Image | None:
+    """Return the first multiscale image of a group's attributes, or None where there is none.
 
-
-def axes_of(image: Mapping[str, Any]) -> str:
-    """Return the axis names, C-order. Corrupt for axes that ndbatch has no name for."""
-    names = [str(a["name"] if isinstance(a, Mapping) else a) for a in image.get("axes", [])] or list("tczyx")
-    if any(len(n) != 1 or n not in "tczyx" for n in names):
-        raise Corrupt(f"axes {names} of the multiscale image are not all of t, c, z, y, x")
-    return "".join(names)
-
-
-def geometry(image: Mapping[str, Any], level: int) -> tuple[tuple[float, ...] | None, tuple[float, ...]]:
-    """Return the voxel size (micrometres; None where the image does not tell units) and the translation of a level.
-
-    The translation is in micrometres too, or in voxels of the level where there is no unit.
+    Raises Corrupt, naming the group `where`, for metadata that breaks the format.
     """
-    axes = image.get("axes", [])
-    count = len(axes)
-    scale, shift = [1.0] * count, [0.0] * count
-    for step in [
-        *image["datasets"][level].get("coordinateTransformations", []),
-        *image.get("coordinateTransformations", []),
-    ]:
-        if step.get("type") == "scale":
+    ome = attributes.get("ome")
+    entries = (ome if isinstance(ome, Mapping) else attributes).get("multiscales")
+    if not entries:
+        return None
+    try:
+        entry = entries[0]
+        axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in entry.get("axes") or "tczyx"]
+        steps = [_transform(len(axes), d, entry) for d in entry["datasets"]]
+        return Image(
+            axes=tuple(_name(axis) for axis in axes),
+            units=tuple(str(axis.get("unit") or "") for axis in axes),
+            paths=tuple(str(dataset["path"]) for dataset in entry["datasets"]),
+            scales=tuple(scale for scale, _ in steps),
+            translations=tuple(shift for _, shift in steps),
+        )
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise Corrupt(
+            f"{where}: its OME-Zarr metadata is damaged: {type(error).__name__}: {error}", url=where
+        ) from None
+
+
+def _name(axis: Mapping[str, Any]) -> str:
+    by_type = {"time": "t", "channel": "c"}
+    return by_type.get(str(axis.get("type", "")), str(axis["name"]).lower())
+
+
+def _transform(
+    ndim: int, dataset: Mapping[str, Any], entry: Mapping[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return scale and translation of a level: its own transformations, then those of the whole image."""
+    scale, shift = [1.0] * ndim, [0.0] * ndim
+    for step in [*dataset.get("coordinateTransformations", []), *(entry.get("coordinateTransformations") or [])]:
+        if step["type"] == "scale":
             scale = [a * float(b) for a, b in zip(scale, step["scale"], strict=True)]
             shift = [a * float(b) for a, b in zip(shift, step["scale"], strict=True)]
-        elif step.get("type") == "translation":
+        elif step["type"] == "translation":
             shift = [a + float(b) for a, b in zip(shift, step["translation"], strict=True)]
-    space = [isinstance(a, Mapping) and a.get("type", "space") == "space" and a["name"] not in "tc" for a in axes]
-    units = [MICROMETRES.get(str(a.get("unit", "")).lower()) if s else 1.0 for a, s in zip(axes, space, strict=True)]
-    if any(u is None for u in units):
-        return None, tuple(d / s for d, s in zip(shift, scale, strict=True))
-    factors = [float(u or 1.0) for u in units]
-    sized = [s * f if is_space else 1.0 for s, f, is_space in zip(scale, factors, space, strict=True)]
-    return tuple(sized), tuple(d * f for d, f in zip(shift, factors, strict=True))
+    if not all(s > 0 and math.isfinite(s) for s in scale) or not all(math.isfinite(s) for s in shift):
+        raise ValueError(f"scale {scale} and translation {shift} must be finite, and the scale above 0")
+    return tuple(scale), tuple(shift)
 
 
-def describe(spec: ArraySpec, version: str, name: str) -> dict[str, Any]:
+def write_image(spec: ArraySpec, version: str, name: str) -> dict[str, Any]:
     """Return the attributes of a group that holds `spec` as its only level, at path `0`."""
     size = spec.voxel_size
-    axes = []
+    axes: list[dict[str, str]] = []
     for axis in spec.axes:
         kind = {"t": "time", "c": "channel"}.get(axis, "space")
-        entry = {"name": axis, "type": kind}
-        if kind == "space" and size is not None:
-            entry["unit"] = "micrometer"
-        axes.append(entry)
+        unit = {"unit": "micrometer"} if kind == "space" and size is not None else {}
+        axes.append({"name": axis, "type": kind, **unit})
     scale = list(size) if size is not None else [1.0] * spec.ndim
     transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
     if any(spec.offset):
         moved = [o * s for o, s in zip(spec.offset, scale, strict=True)]
         transforms.append({"type": "translation", "translation": moved})
-    image: dict[str, Any] = {
-        "name": name,
-        "axes": axes,
-        "datasets": [{"path": "0", "coordinateTransformations": transforms}],
-    }
-    own = {"kind": str(spec.kind), "offset": list(spec.offset)}
+    image = {"name": name, "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": transforms}]}
+    own = {OWN: {"kind": str(spec.kind)}}
+    mark: dict[str, Any] = {"image-label": {"version": version}} if spec.kind is Kind.LABELS else {}
     if version == "0.4":
-        return {"multiscales": [{"version": "0.4", **image}], OWN: own, **_labels(spec, {"version": "0.4"})}
-    return {"ome": {"version": version, "multiscales": [image], **_labels(spec, {})}, OWN: own}
+        return {"multiscales": [{"version": version, **image}], **mark, **own}
+    return {"ome": {"version": version, "multiscales": [image], **mark}, **own}
 
 
-def _labels(spec: ArraySpec, extra: dict[str, Any]) -> dict[str, Any]:
-    """Return the mark by which viewers know a label image."""
-    return {"image-label": extra} if spec.kind is Kind.LABELS else {}
-
-
-def kind_of(attributes: Mapping[str, Any]) -> Kind:
-    """Return what the voxels mean: ndbatch's own word, or the image-label mark, or an image."""
+def read_kind(attributes: Mapping[str, Any]) -> Kind:
+    """Return what the voxels mean: ndbatch's own word, or labels by the mark `image-label`, or an image."""
     own = attributes.get(OWN)
     if isinstance(own, Mapping) and own.get("kind") in set(Kind):
         return Kind(own["kind"])
-    ome = attributes.get("ome", attributes)
-    return Kind.LABELS if isinstance(ome, Mapping) and "image-label" in ome else Kind.IMAGE
+    ome = attributes.get("ome")
+    return Kind.LABELS if "image-label" in (ome if isinstance(ome, Mapping) else attributes) else Kind.IMAGE
 
 
-def offset_of(
-    attributes: Mapping[str, Any], translation: tuple[float, ...], size: tuple[float, ...] | None, level: int
-) -> tuple[int, ...]:
-    """Return the offset in voxels: ndbatch's own word at the finest level, or the translation in whole voxels, or 0.
-
-    A translation that is no whole number of voxels (a pyramid's half-voxel shift) is no offset.
-    """
-    own = attributes.get(OWN)
-    if level == 0 and isinstance(own, Mapping) and "offset" in own:
-        return tuple(int(o) for o in own["offset"])
-    voxels = [d / s for d, s in zip(translation, size or (1.0,) * len(translation), strict=True)]
-    return tuple(round(v) if abs(v - round(v)) < 1e-3 and v >= 0 else 0 for v in voxels)
+def with_label(attributes: Mapping[str, Any], names: Sequence[str], zarr_format: int) -> dict[str, Any]:
+    """Return the attributes of a `labels` group with `names` added to its list of label images."""
+    ome = dict(attributes.get("ome") or {}) if zarr_format == 3 else dict(attributes)
+    listed = list(ome.get("labels", []))
+    ome["labels"] = listed + [name for name in names if name not in listed]
+    return {**attributes, "ome": {"version": "0.5", **ome}} if zarr_format == 3 else ome

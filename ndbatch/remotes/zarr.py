@@ -1,38 +1,45 @@
 """Zarr arrays (v2 and v3) and OME-Zarr images (0.4 and 0.5) on the local file system; voxels through tensorstore.
 
-`labels.zarr`, `zarr:///data/image.zarr?level=2`, `image.zarr/labels/nuclei`. Created volumes are OME-Zarr 0.5 with one
-level at path `0`; `?format=zarr` makes a plain zarr v3 array, `?ome=0.4` an OME-Zarr 0.4 image (zarr v2).
+`labels.zarr`, `zarr:///data/image.zarr?level=2`, `image.zarr/labels/nuclei`, `image.zarr/0`. Created volumes are OME-Zarr
+0.5 with one level at path `0` (0.4 inside a hierarchy of zarr v2); `?ome=0.4` makes an OME-Zarr 0.4 image, `?format=zarr`
+a plain zarr v3 array. A chunk appears whole or not at all: tensorstore writes it under a temporary name, brings it to
+the disk and renames it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
-from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError, Transient
+from ndbatch.errors import Conflict, Corrupt, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
-from ndbatch.remotes import ngff
+from ndbatch.remotes import ngff, zarr_nodes
 from ndbatch.remotes.address import Address
+from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
+from ndbatch.remotes.files import file_error
+from ndbatch.remotes.zarr_driver import FAILURES, array_metadata, open_array, require_no_fork, translated
 
-FILES = ("zarr.json", ".zarray", ".zgroup")
+OPTIONS = ("axes", "format", "level", "missing", "ome")
+VERSIONS = {"0.4": 2, "0.5": 3}
+"""Versions of OME-Zarr that can be written, and the zarr format of each."""
+RESERVED = ("kind", "offset", "voxel_size")
+"""ndbatch's own facts of an array, which are no user attributes."""
 
 
-@cache
-def _tensorstore() -> tuple[Any, Any]:
-    """Return tensorstore and the context of this process: bounded concurrency, and no cache: what another process wrote is seen."""
-    import tensorstore
+class _Place(NamedTuple):
+    """Where an address leads: the array, the node that keeps its attributes, and its image, if it belongs to one."""
 
-    limits = {"file_io_concurrency": {"limit": 32}, "cache_pool": {"total_bytes_limit": 0}}
-    return tensorstore, tensorstore.Context({**limits, "data_copy_concurrency": {"limit": 2}})
+    array: zarr_nodes.Node
+    keeper: zarr_nodes.Node
+    image: ngff.Image | None
+    level: int
 
 
 class ZarrVolume(Volume):
@@ -41,101 +48,62 @@ class ZarrVolume(Volume):
     scheme = "zarr"
     abilities: ClassVar[Abilities] = Abilities()
 
-    def __init__(self, address: Address, spec: ArraySpec, group: Path, array: Path) -> None:
+    def __init__(self, address: Address, spec: ArraySpec, order: AxisOrder, place: _Place, handle: Any) -> None:
         super().__init__(address, spec)
-        self._group, self._array = group, array
-        self._handle: Any = None
-
-    # -- opening ---------------------------------------------------------------------------------------------------
+        self._order, self._place, self._handle = order, place, handle
 
     @classmethod
     def open(cls, address: Address) -> Self:
-        """Open an array, or a level of an image; reads two small JSON files."""
-        root = Path(address.path)
-        if not root.exists():
-            raise NotFound(f"{address.path} does not exist", url=address.url)
-        attributes, is_array = _node(root)
-        image = ngff.multiscales(attributes)
-        level = _level(address)
-        if image is None and not is_array:
-            inside = sorted(p.name for p in root.iterdir() if p.is_dir() and any((p / f).exists() for f in FILES))
-            raise NotFound(
-                f"{address.path} holds no array"
-                + (f"; it holds {', '.join(inside)}" if inside else " and nothing of zarr")
-                + "; name one of them, such as "
-                + f"{address.path}/{inside[0] if inside else '0'}",
-                url=address.url,
-            )
-        if image is None:
-            if level:
-                raise NotFound(f"{address.path} has no level {level}: it is a single array", url=address.url)
-            spec = _array_spec(root, None, attributes, 0)
-            return cls(address, spec, root, root)
-        paths = ngff.level_paths(image)
-        if not 0 <= level < len(paths):
-            raise NotFound(
-                f"{address.path} has no level {level}; its levels are 0 to {len(paths) - 1}", url=address.url
-            )
-        return cls(address, _array_spec(root / paths[level], image, attributes, level), root, root / paths[level])
+        """Open an array, or a level of an image; reads two small JSON files.
 
-    @property
-    def _store(self) -> Any:
-        if self._handle is None:
-            tensorstore, context = _tensorstore()
-            driver = "zarr3" if (self._array / "zarr.json").exists() else "zarr"
-            spec = {
-                "driver": driver,
-                "kvstore": {"driver": "file", "path": str(self._array)},
-            }
-            self._handle = tensorstore.open(spec, context=context, open=True).result()
-        return self._handle
+        Raises NotFound (listing what a group holds), Denied, Corrupt.
+        """
+        address.require_options(OPTIONS)
+        place = _locate(address)
+        handle = open_array(place.array.path, place.array.format, address)
+        order, spec = _spec(address, place, handle)
+        return cls(address, spec, order, place, handle)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None}
-
-    def _read(self, box: Box) -> Array:
-        try:
-            data = self._store[box.slices(self.offset)].read(order="C").result()
-        except (ValueError, RuntimeError, OSError) as error:
-            raise _translated(error, self.url, box.describe(self.axes)) from None
-        return np.asarray(data).astype(self.dtype, copy=False)
-
-    def _write(self, box: Box, data: Array) -> None:
-        try:
-            self._store[box.slices(self.offset)].write(data).result()
-        except (ValueError, RuntimeError, OSError) as error:
-            raise _translated(error, self.url, box.describe(self.axes)) from None
-
-    # -- creating ----------------------------------------------------------------------------------------------------
+    @classmethod
+    def check_spec(cls, address: Address, spec: ArraySpec) -> None:
+        """Refuse what the format asked for cannot hold."""
+        address.require_options(OPTIONS)
+        version, form = address.option("ome", "0.5"), address.option("format", "ome")
+        if version not in VERSIONS:
+            raise PlanError(f"{address.url}: ome={version} cannot be written; use {' or '.join(VERSIONS)}")
+        if form not in ("ome", "zarr"):
+            raise PlanError(f"{address.url}: format={form} is not known; use ome or zarr")
+        if address.option("level") or address.option("axes"):
+            raise PlanError(f"{address.url}: level and axes are for reading; a new volume is level 0, axes {spec.axes}")
+        if spec.dtype.kind not in "biuf":
+            raise PlanError(f"{address.url}: {spec.dtype} is no type of voxel")
+        shards = spec.shards
+        if shards is not None and _version(address) == "0.4":
+            raise PlanError(f"{address.url}: OME-Zarr 0.4 (zarr v2) has no shards; leave shards out, or use ome=0.5")
+        if shards is not None and any(s % c for s, c in zip(shards, spec.chunks, strict=True)):
+            raise PlanError(f"{address.url}: a shard of {shards} is not a whole number of chunks of {spec.chunks}")
 
     @classmethod
     def create(cls, address: Address, spec: ArraySpec) -> Self:
-        """Create the image under a temporary name and rename it, so that a half-made one is never seen."""
-        target = Path(address.path)
+        """Create the image under a temporary name and rename it, so that a half-made one is never seen.
+
+        A volume at `image.zarr/labels/NAME` is added to the image's list of labels. Raises Conflict where anything but an
+        empty folder is there, Denied, PlanError.
+        """
+        cls.check_spec(address, spec)
+        target, version = Path(address.path), _version(address)
         if cls.exists(address):
-            raise Conflict(f"{address.path} exists already", url=address.url)
-        version = address.option("ome", "0.5")
-        if version not in ("0.4", "0.5"):
-            raise PlanError(f"{address.url}: ome={version} is not known; use 0.4 or 0.5")
-        if version == "0.4" and spec.shards:
-            raise PlanError(f"{address.url}: OME-Zarr 0.4 (zarr v2) has no shards; leave shards out, or use ome=0.5")
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        plain = address.option("format") == "zarr"
+            raise Conflict(f"{target} exists already; remove it or choose another url", url=address.url)
+        aside = target.with_name(f".{target.name}.new")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            attributes = ngff.describe(spec, version, target.name.partition(".")[0])
-            if plain:
-                attributes = {ngff.OWN: {**attributes[ngff.OWN], "voxel_size_um": spec.voxel_size}}
-            _make_array(aside if plain else aside / "0", spec, version, attributes if plain else {})
-            if not plain:
-                _make_group(aside, version, attributes)
-            os.rename(aside, target)
-        except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
-            if target.exists():
-                raise Conflict(f"{address.path} exists already", url=address.url) from None
-            raise Denied(f"cannot create {address.path}: {error.strerror or error}", url=address.url) from None
-        return cls.open(Address(address.scheme, address.path, address.inside))
+            _write_metadata(aside, target.name.partition(".")[0], spec, version, address.option("format") == "zarr")
+            os.rename(aside, target)
+            _enroll(target, VERSIONS[version], address)
+        except OSError as error:
+            raise file_error(error, address) from None
+        return cls.open(address)
 
     @classmethod
     def exists(cls, address: Address) -> bool:
@@ -145,179 +113,173 @@ class ZarrVolume(Volume):
 
     @classmethod
     def delete(cls, address: Address) -> None:
-        """Remove the whole folder. Refuses one that is not zarr."""
-        path = Path(address.path)
-        if not path.exists():
-            return
-        if not any((path / name).exists() for name in FILES):
-            raise RemoteError(f"{address.path} is not a zarr folder; it is not removed", url=address.url)
-        shutil.rmtree(path)
-
-    # -- facts -------------------------------------------------------------------------------------------------------
+        """Remove the whole node. Refuses a folder that is not zarr, and single levels."""
+        if address.option("level"):
+            raise PlanError(f"{address.url}: a single level cannot be removed; leave level out to remove all")
+        zarr_nodes.remove(Path(address.path), address)
 
     def version(self) -> str:
-        """Return a digest of metadata times and of the chunk folders' times and sizes, 1000 folders at most.
+        """Return a digest of metadata, folders and files; its limits are those of `zarr_nodes.digest`."""
+        try:
+            return zarr_nodes.digest(self._place.array.path, self._place.array.metadata)
+        except OSError as error:
+            raise file_error(error, self.address) from None
 
-        A chunk file is written under a temporary name and renamed, which changes its folder's time; so a changed chunk
-        is seen unless it lies beyond the first 1000 folders.
-        """
-        marks = []
-        for place, (folder, folders, files) in enumerate(os.walk(self._array)):
-            folders.sort()
-            stat = os.stat(folder)
-            marks.append(f"{os.path.relpath(folder, self._array)}:{stat.st_mtime_ns}:{len(files)}")
-            if place >= 1000:
-                break
-        return f"{hash_text(marks)}"
+    def _read(self, box: Box) -> Array:
+        require_no_fork(self.address)
+        try:
+            data = self._handle[self._order.slices(box, self.offset)].read(order="C").result()
+        except FAILURES as error:
+            raise translated(error, self.address, f"the box {box.describe(self.axes)}") from None
+        return np.ascontiguousarray(self._order.array_from_stored(np.asarray(data)), dtype=self.dtype)
+
+    def _write(self, box: Box, data: Array) -> None:
+        require_no_fork(self.address)
+        region = self._handle[self._order.slices(box, self.offset)]
+        try:
+            # The caller waits until all is stored, so its array need not be copied.
+            region.write(self._order.array_to_stored(data), can_reference_source_data_indefinitely=True).result()
+        except FAILURES as error:
+            raise translated(error, self.address, f"the box {box.describe(self.axes)}") from None
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """ndbatch's own part of the group's attributes."""
-        return dict(_node(self._group)[0].get(ngff.OWN, {}))
+        """The user's part of what stands under `ndbatch` in the attributes of the image (or of a plain array)."""
+        own = self._keeper().attributes.get(ngff.OWN, {})
+        return {name: value for name, value in own.items() if name not in RESERVED}
 
     def set_attributes(self, values: Mapping[str, Any]) -> None:
-        """Merge `values` into ndbatch's part of the group's attributes; the file is replaced in one step."""
-        v3 = self._group / "zarr.json"
-        path = v3 if v3.exists() else self._group / ".zattrs"
-        document = json.loads(path.read_text()) if path.exists() else {}
-        holder = document.setdefault("attributes", {}) if path == v3 else document
-        holder[ngff.OWN] = {**holder.get(ngff.OWN, {}), **values}
-        _replace(path, document)
+        """Merge `values` into the document; the metadata file is replaced in one step."""
+        taken = [name for name in values if name in RESERVED]
+        if taken:
+            raise RemoteError(
+                f"{self.url}: the attribute {taken[0]} is ndbatch's own; choose another name", url=self.url
+            )
+        keeper = self._keeper()
+        own = {**keeper.attributes.get(ngff.OWN, {}), **values}
+        try:
+            zarr_nodes.update_attributes(keeper, {**keeper.attributes, ngff.OWN: own})
+        except OSError as error:
+            raise file_error(error, self.address) from None
+
+    def _keeper(self) -> zarr_nodes.Node:
+        """Return the node that keeps the attributes, as it is on disk now."""
+        node = zarr_nodes.read_node(self._place.keeper.path, self.address)
+        if node is None:
+            raise NotFound(f"{self.url} is gone", url=self.url)
+        return node
 
 
-def hash_text(parts: list[str]) -> str:
-    """Return a short digest of `parts`."""
-    import hashlib
+def _locate(address: Address) -> _Place:
+    """Follow an address to an array. NotFound says what is there instead."""
+    root = Path(address.path) / address.inside.lstrip("/")
+    node = zarr_nodes.read_node(root, address)
+    if node is None:
+        raise _absent(root, address)
+    if node.is_array:
+        place = _level_of(node, address)
+        if address.option("level") and address.count("level") != place.level:
+            raise NotFound(f"{root} is a single array, which has no level {address.option('level')}", url=address.url)
+        return place
+    image, level = ngff.read_image(node.attributes, str(root)), address.count("level")
+    if image is None:
+        raise _no_array(root, address)
+    if level >= len(image.paths):
+        raise NotFound(f"{root} has no level {level}; its levels are 0 to {len(image.paths) - 1}", url=address.url)
+    array = zarr_nodes.read_node(root / image.paths[level], address)
+    if array is None or not array.is_array:
+        raise Corrupt(f"{root} is damaged: its level {level}, {image.paths[level]}, is missing", url=address.url)
+    return _Place(array, node, image, level)
 
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+def _level_of(array: zarr_nodes.Node, address: Address) -> _Place:
+    """Return an array as the level of the image above it that lists it, or as it is."""
+    for folder in list(array.path.parents)[:3]:
+        node = zarr_nodes.read_node(folder, address)
+        image = ngff.read_image(node.attributes, str(folder)) if node is not None and not node.is_array else None
+        relative = array.path.relative_to(folder).as_posix()
+        if node is not None and image is not None and relative in image.paths:
+            return _Place(array, node, image, image.paths.index(relative))
+    return _Place(array, array, None, 0)
 
 
-def _level(address: Address) -> int:
-    text = address.option("level", "0")
-    if not text.isdigit():
-        raise PlanError(f"{address.url}: level={text} is not a whole number")
-    return int(text)
-
-
-def _node(path: Path) -> tuple[dict[str, Any], bool]:
-    """Return the attributes of a zarr node and whether it is an array. Corrupt where its JSON cannot be read."""
-    v3, v2_array, v2_attributes = path / "zarr.json", path / ".zarray", path / ".zattrs"
+def _absent(root: Path, address: Address) -> RemoteError:
     try:
-        if v3.exists():
-            document = json.loads(v3.read_text())
-            return dict(document.get("attributes", {})), document["node_type"] == "array"
-        attributes = json.loads(v2_attributes.read_text()) if v2_attributes.exists() else {}
-        return dict(attributes), v2_array.exists()
-    except PermissionError as error:
-        raise Denied(f"{error.filename} cannot be read: no permission", url=str(path)) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise Corrupt(f"{path} is damaged: its zarr metadata cannot be read ({error})", url=str(path)) from None
+        root.stat()
+    except OSError as error:
+        return file_error(error, address)
+    return _no_array(root, address)
 
 
-def _array_spec(path: Path, image: Mapping[str, Any] | None, attributes: Mapping[str, Any], level: int) -> ArraySpec:
-    """Return the spec of the array at `path`; geometry from its image, or from ndbatch's own attributes."""
-    tensorstore, context = _tensorstore()
-    driver = "zarr3" if (path / "zarr.json").exists() else "zarr"
-    try:
-        spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(path)}}
-        store = tensorstore.open(spec, context=context, open=True).result()
-    except (ValueError, RuntimeError) as error:
-        raise _translated(error, str(path), "metadata") from None
-    ndim, layout = store.rank, store.chunk_layout
-    own = attributes.get(ngff.OWN, {})
-    if image is not None:
-        axes = ngff.axes_of(image)
-        size, shift = ngff.geometry(image, level)
-        offset = ngff.offset_of(attributes, shift, size, level)
-    else:
-        labels = [str(label) for label in store.domain.labels]
-        axes = "".join(labels) if all(len(n) == 1 and n in "tczyx" for n in labels) else "tczyx"[-ndim:]
-        size = tuple(own["voxel_size_um"]) if own.get("voxel_size_um") else None
-        offset = tuple(own.get("offset", ()))
-    if len(axes) != ndim:
-        raise Corrupt(f"{path} is damaged: {ndim} axes are stored, the image names {', '.join(axes)}", url=str(path))
-    chunks, writes = tuple(layout.read_chunk.shape), tuple(layout.write_chunk.shape)
-    return ArraySpec(
-        shape=tuple(store.shape),
-        dtype=np.dtype(store.dtype.numpy_dtype).newbyteorder("="),
-        axes=axes,
-        chunks=chunks,
-        shards=writes if writes != chunks else None,
-        offset=offset,
-        voxel_size=size,
-        kind=ngff.kind_of(attributes),
-        level=level,
-        levels=len(ngff.level_paths(image)) if image else 1,
+def _no_array(root: Path, address: Address) -> NotFound:
+    found = list(islice(zarr_nodes.inside(root), zarr_nodes.LISTED)) if root.is_dir() else []
+    if not found:
+        return NotFound(f"{root} holds no zarr array", url=address.url)
+    return NotFound(
+        f"{root} is no array and no image, but holds {', '.join(found)}; write one of them, such as {root}/{found[0]}",
+        url=address.url,
+        inside=found,
     )
 
 
-def _make_array(path: Path, spec: ArraySpec, version: str, attributes: dict[str, Any]) -> None:
-    tensorstore, context = _tensorstore()
-    kvstore = {"driver": "file", "path": str(path)}
-    metadata = _metadata_v2(spec) if version == "0.4" else _metadata_v3(spec, attributes)
-    driver = "zarr" if version == "0.4" else "zarr3"
-    tensorstore.open(
-        {"driver": driver, "kvstore": kvstore, "metadata": metadata}, context=context, create=True
-    ).result()
+def _spec(address: Address, place: _Place, handle: Any) -> tuple[AxisOrder, ArraySpec]:
+    """Return the spec of an open array: geometry from its image, or from its own metadata."""
+    image, attributes = place.image, place.array.attributes
+    dtype = np.dtype(handle.dtype.numpy_dtype)
+    if dtype.kind not in "biuf":
+        raise RemoteError(f"{address.url} holds {handle.dtype.name}, which is no type of voxel", url=address.url)
+    if image is not None and len(image.axes) != handle.rank:
+        raise Corrupt(
+            f"{address.url} is damaged: {handle.rank} axes are stored, its image names {', '.join(image.axes)}",
+            url=address.url,
+        )
+    own = attributes.get(ngff.OWN, {})
+    names = place.array.metadata.get("dimension_names") or attributes.get("_ARRAY_DIMENSIONS")
+    order = axis_order(address, handle.shape, image.axes if image else names)
+    size = image.voxel_size(place.level) if image else own.get("voxel_size")
+    offset = image.offset(place.level) if image else own.get("offset") or (0,) * handle.rank
+    chunks, written = handle.chunk_layout.read_chunk.shape, handle.chunk_layout.write_chunk.shape
+    return order, ArraySpec(
+        shape=order.from_stored(handle.shape),
+        dtype=dtype.newbyteorder("="),
+        axes=order.axes,
+        chunks=order.from_stored(chunks),
+        shards=order.from_stored(written) if tuple(written) != tuple(chunks) else None,
+        offset=order.from_stored(offset),
+        voxel_size=order.from_stored(size) if size else None,
+        kind=ngff.read_kind(place.keeper.attributes),
+        level=place.level,
+        levels=len(image.paths) if image else 1,
+    )
 
 
-def _metadata_v2(spec: ArraySpec) -> dict[str, Any]:
-    """Return .zarray: chunks nested by `/` as NGFF asks for, blosc-zstd with a bit shuffle fit for labels and images."""
-    return {
-        "shape": list(spec.shape),
-        "chunks": list(spec.chunks),
-        "dtype": spec.dtype.newbyteorder("<").str,
-        "compressor": {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1, "blocksize": 0},
-        "fill_value": 0,
-        "order": "C",
-        "dimension_separator": "/",
-    }
+def _version(address: Address) -> str:
+    """Return the version of OME-Zarr to write: as asked for, or that of the hierarchy around it."""
+    for folder in reversed(zarr_nodes.enclosing(Path(address.path))):
+        node = zarr_nodes.read_node(folder, address)
+        if node is not None:
+            around = next(version for version, form in VERSIONS.items() if form == node.format)
+            return address.option("ome", around)
+    return address.option("ome", "0.5")
 
 
-def _metadata_v3(spec: ArraySpec, attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return zarr.json of an array: blosc-zstd with the item size as typesize, inside shards where there are any."""
-    blosc = {"cname": "zstd", "clevel": 3, "shuffle": "shuffle", "typesize": spec.dtype.itemsize, "blocksize": 0}
-    codecs: list[dict[str, Any]] = [
-        {"name": "bytes", "configuration": {"endian": "little"}},
-        {"name": "blosc", "configuration": blosc},
-    ]
-    if spec.shards:
-        inner = {"chunk_shape": list(spec.chunks), "codecs": codecs, "index_codecs": [codecs[0], {"name": "crc32c"}]}
-        codecs = [{"name": "sharding_indexed", "configuration": {**inner, "index_location": "end"}}]
-    return {
-        "shape": list(spec.shape),
-        "data_type": spec.dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.write_unit)}},
-        "codecs": codecs,
-        "fill_value": False if spec.dtype.kind == "b" else 0,
-        "dimension_names": list(spec.axes),
-        "attributes": attributes,
-    }
+def _write_metadata(folder: Path, name: str, spec: ArraySpec, version: str, plain: bool) -> None:
+    form = VERSIONS[version]
+    metadata = array_metadata(spec, form)
+    if plain:
+        own = {"kind": str(spec.kind), "offset": list(spec.offset), "voxel_size": spec.voxel_size}
+        zarr_nodes.write_array(folder, form, metadata, {ngff.OWN: own})
+        return
+    zarr_nodes.write_array(folder / "0", form, metadata, {})
+    zarr_nodes.write_group(folder, form, ngff.write_image(spec, version, name))
 
 
-def _make_group(path: Path, version: str, attributes: dict[str, Any]) -> None:
-    if version == "0.4":
-        _replace(path / ".zgroup", {"zarr_format": 2})
-        _replace(path / ".zattrs", attributes)
-    else:
-        _replace(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
-
-
-def _replace(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file under a temporary name and rename it."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    aside.write_text(json.dumps(document, indent=1))
-    os.replace(aside, path)
-
-
-def _translated(error: Exception, url: str, where: str) -> RemoteError:
-    """Return a tensorstore error as one of ours: the reason without its specification."""
-    text = str(error).split(" [", 1)[0].split("\n", 1)[0]
-    code, _, reason = text.partition(": ")
-    if "PERMISSION_DENIED" in code or "Permission denied" in text or "Read-only" in text:
-        return Denied(f"{url}: {reason or text}", url=url)
-    if "RESOURCE_EXHAUSTED" in code or "No space left" in text or "Disk quota" in text:
-        return RemoteError(f"{url}: no space left on the device ({where})", url=url)
-    if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"):
-        return Transient(f"{url}: {reason} ({where})", url=url)
-    return Corrupt(f"{url}: damaged at {where}: {reason or text}", url=url)
+def _enroll(path: Path, zarr_format: int, address: Address) -> None:
+    """Make the folders around a new node groups, and add a label image to the list of its image."""
+    for folder in zarr_nodes.enclosing(path):
+        node = zarr_nodes.read_node(folder, address)
+        if node is None:
+            zarr_nodes.write_group(folder, zarr_format, {})
+            node = zarr_nodes.read_node(folder, address)
+        if node is not None and folder == path.parent and folder.name == "labels":
+            zarr_nodes.update_attributes(node, ngff.with_label(node.attributes, [path.name], node.format))

@@ -1,0 +1,68 @@
+"""Volumes that are one file: what is wrong with a path, in a sentence, and when the file last changed."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+from pathlib import Path
+
+from ndbatch.errors import Corrupt, Denied, NotFound, RemoteError, Transient
+from ndbatch.remotes.address import Address
+
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EINTR)
+
+
+def require_file(address: Address, format_name: str) -> Path:
+    """Return the path of an existing file that is not empty.
+
+    Raises NotFound (with the nearest name in its folder), Denied, or Corrupt for an empty one.
+    """
+    path = Path(address.path)
+    try:
+        if path.is_dir():
+            raise NotFound(f"{path} is a folder, not a {format_name} file; name the file", url=address.url)
+        if path.stat().st_size == 0:
+            raise Corrupt(f"{path} is empty (0 bytes); it is not a {format_name} file", url=address.url)
+    except OSError as error:
+        raise file_error(error, address) from None
+    return path
+
+
+def file_version(path: Path, address: Address) -> str:
+    """Return the size and the modification time of a file, in nanoseconds."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise file_error(error, address) from None
+    return f"{facts.st_size}-{facts.st_mtime_ns}"
+
+
+def file_error(error: OSError, address: Address) -> RemoteError:
+    """Return what the operating system said of a path as one of ndbatch's errors."""
+    path, reason = Path(address.path), error.strerror or str(error)
+    number = error.errno
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return NotFound(f"{path} does not exist{_nearest(path)}", url=address.url)
+    if number in _DENIED:
+        return Denied(f"{path}: {reason}; change the permissions or choose another path", url=address.url)
+    if number in _FULL:
+        return RemoteError(f"{path}: no room to write ({reason}); free some space, then run again", url=address.url)
+    if number in _PASSING:
+        return Transient(f"{path}: {reason}", url=address.url)
+    return RemoteError(f"{path}: {reason}", url=address.url)
+
+
+def _nearest(path: Path) -> str:
+    """Return what is there instead: the nearest name in the folder, or the part of the path that is missing."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"; there is no folder {folder}"
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {folder / near[0]}?" if near else ""

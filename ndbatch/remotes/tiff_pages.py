@@ -1,0 +1,207 @@
+"""Voxels of a TIFF series by region: only the pages, and of those only the strips or tiles, that hold it.
+
+Two ways: a series stored raw in one piece is mapped into memory; anything else is decoded segment by segment by
+tifffile's decoders. Files are read with positioned reads, so threads do not disturb each other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ndbatch.errors import Corrupt, MissingExtra
+from ndbatch.geometry import Shape
+from ndbatch.remotes.base import Array
+from ndbatch.remotes.chunking import MINIMUM_BYTES
+
+LARGEST_PAGE = 4 * 2**20
+"""Pages larger than this are read in parts where they are stored in strips."""
+
+Slices = tuple[slice, ...]
+
+
+def _close(file: Any, descriptor: int) -> None:
+    os.close(descriptor)
+    file.close()
+
+
+@dataclass(frozen=True)
+class PageLayout:
+    """Where the voxels of a series are: `leading` counts the pages, axis by axis; each page is one (s, y, x, s') array.
+
+    `samples_first` says whether the samples of a pixel (colours) are stored as planes of a page or side by side; there
+    is no sample axis where `samples` is 1. `dtype` has the byte order of the file.
+    """
+
+    leading: Shape
+    rows: int
+    columns: int
+    samples: int
+    samples_first: bool
+    dtype: np.dtype[Any]
+    raw_offset: int | None
+    """Byte where the series begins, when it is stored raw in one piece."""
+
+    @property
+    def shape(self) -> Shape:
+        """Shape in stored order: leading axes, then the axes of a page."""
+        page: Shape = (self.rows, self.columns)
+        if self.samples > 1:
+            page = (self.samples, *page) if self.samples_first else (*page, self.samples)
+        return (*self.leading, *page)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all voxels, not compressed."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class PageReader:
+    """Reads regions of one series of an open TiffFile, from any thread."""
+
+    def __init__(self, file: Any, series: Any, layout: PageLayout, path: str) -> None:
+        self._file, self._series, self.layout, self._path = file, series, layout, path
+        self._lock = threading.Lock()
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self.close = weakref.finalize(self, _close, file, self._descriptor)
+        """Close the file; what nobody uses any more is closed by itself."""
+
+    def read(self, region: Slices) -> Array:
+        """Return the voxels of `region` (slices in stored order), native byte order. Corrupt where they cannot be decoded."""
+        layout = self.layout
+        if layout.raw_offset is not None:
+            return self._mapped(region)
+        count = len(layout.leading)
+        extents = [part.stop - part.start for part in region]
+        result = np.zeros(extents, layout.dtype.newbyteorder("="))
+        ranges = [range(part.start, part.stop) for part in region[:count]]
+        for place in itertools.product(*ranges):
+            index = int(np.ravel_multi_index(place, layout.leading)) if count else 0
+            target = result[tuple(p - part.start for p, part in zip(place, region, strict=False))]
+            self._read_page(index, region[count:], target)
+        return result
+
+    def _mapped(self, region: Slices) -> Array:
+        layout = self.layout
+        size = os.fstat(self._descriptor).st_size
+        if size < (layout.raw_offset or 0) + layout.nbytes:
+            raise Corrupt(f"{self._path} is cut short at {size} bytes; copy it again", url=self._path)
+        # The file that was opened is mapped, whatever has its name by now.
+        with os.fdopen(os.dup(self._descriptor), "rb") as file:
+            voxels = np.memmap(file, layout.dtype, "r", layout.raw_offset or 0, layout.shape)
+        return np.array(voxels[region], layout.dtype.newbyteorder("="))
+
+    def _read_page(self, index: int, region: Slices, target: Array) -> None:
+        """Decode the segments of page `index` that hold `region` into `target`, both in the stored order of a page."""
+        with self._lock:
+            page = self._series.pages[index]
+        keyframe = page.keyframe
+        # A page as (planes, rows, columns, side-by-side samples), whatever of it is stored.
+        samples, rows, columns = self._normalized(region)
+        first = self.layout.samples > 1 and self.layout.samples_first
+        planes, inner = (samples, slice(0, 1)) if first else (slice(0, 1), samples)
+        box = (planes, rows, columns, inner)
+        view = target.reshape([part.stop - part.start for part in box])
+        for number in _segments(keyframe, planes, rows, columns):
+            data, start, _ = self._decode(page, keyframe, number, index)
+            if data is not None:
+                place = (start[0], start[2], start[3], 0)
+                _paste(view, box, data.reshape((1, *data.shape[-3:])), place)
+
+    def _normalized(self, region: Slices) -> tuple[slice, slice, slice]:
+        if self.layout.samples == 1:
+            return slice(0, 1), region[0], region[1]
+        return region if self.layout.samples_first else (region[2], region[0], region[1])  # type: ignore[return-value]
+
+    def _decode(self, page: Any, keyframe: Any, number: int, index: int) -> tuple[Array | None, Any, Any]:
+        offset, size = page.dataoffsets[number], page.databytecounts[number]
+        data = os.pread(self._descriptor, size, offset) if size else None
+        if data is not None and len(data) < size:
+            raise Corrupt(f"{self._path} is cut short: page {index} is not whole; copy it again", url=self._path)
+        tables = {"jpegtables": keyframe.jpegtables, "jpegheader": keyframe.jpegheader}
+        try:
+            segment, start, shape = keyframe.decode(data, number, **(tables if keyframe.compression in (6, 7) else {}))
+        except Exception as error:  # codecs raise errors of their own, one class each
+            if "imagecodecs" in str(error):
+                name = getattr(keyframe.compression, "name", keyframe.compression)
+                raise MissingExtra(
+                    f"{self._path}: {name} compression needs the package imagecodecs: pip install imagecodecs",
+                    package="imagecodecs",
+                ) from None
+            raise Corrupt(
+                f"{self._path}: page {index} is damaged (segment {number} cannot be decoded: {error})", url=self._path
+            ) from None
+        return segment, start, shape
+
+
+def _segments(keyframe: Any, planes: slice, rows: slice, columns: slice) -> Iterator[int]:
+    """Yield the numbers of the strips or tiles of a page that hold a region of it."""
+    height = keyframe.tilelength if keyframe.is_tiled else min(keyframe.rowsperstrip, keyframe.imagelength)
+    width = keyframe.tilewidth if keyframe.is_tiled else keyframe.imagewidth
+    down, across = -(-keyframe.imagelength // height), -(-keyframe.imagewidth // width)
+    for plane in range(planes.start, planes.stop):
+        for row in range(rows.start // height, -(-rows.stop // height)):
+            for column in range(columns.start // width, -(-columns.stop // width)):
+                yield (plane * down + row) * across + column
+
+
+def _paste(target: Array, box: Slices, data: Array, place: tuple[int, ...]) -> None:
+    """Copy what `data`, which begins at `place`, shares with `box` into `target`, the array of `box`."""
+    into, taken = [], []
+    for part, extent, start in zip(box, data.shape, place, strict=True):
+        low, high = max(part.start, start), min(part.stop, start + extent)
+        into.append(slice(low - part.start, high - part.start))
+        taken.append(slice(low - start, high - start))
+    target[tuple(into)] = data[tuple(taken)]
+
+
+def reading_unit(layout: PageLayout, page: Any) -> Shape:
+    """Return the chunk to read a series by, in stored order: tiles, or whole rows of strips; small pages several at a time."""
+    rows, columns = layout.rows, layout.columns
+    if page.is_tiled:
+        rows, columns = min(page.tilelength, rows), min(page.tilewidth, columns)
+    elif rows * columns * layout.dtype.itemsize > LARGEST_PAGE:
+        strip = min(page.rowsperstrip, rows)
+        rows = max(1, LARGEST_PAGE // (columns * layout.dtype.itemsize * strip)) * strip
+    deep = max(1, MINIMUM_BYTES // (rows * columns * layout.samples * layout.dtype.itemsize))
+    leading = [1] * len(layout.leading)
+    if leading:
+        leading[-1] = min(deep, layout.leading[-1])
+    middle = [rows, columns]
+    if layout.samples > 1:
+        middle = [layout.samples, *middle] if layout.samples_first else [*middle, layout.samples]
+    return (*leading, *middle)
+
+
+def write_region(path: str, layout: PageLayout, region: Slices, data: Array) -> None:
+    """Write `data` (stored order, the file's byte order) into `region` of a series stored raw, and bring it to the disk.
+
+    Positioned writes instead of a memory map: a full disk is an error there, and not a killed process.
+    """
+    with open(path, "r+b", buffering=0) as file:
+        for position, values in _runs(layout.shape, region, data):
+            file.seek((layout.raw_offset or 0) + position * layout.dtype.itemsize)
+            rest = memoryview(np.ascontiguousarray(values).data).cast("B")
+            while rest:  # a raw write may take only a part
+                rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+
+
+def _runs(shape: Shape, region: tuple[slice, ...], data: Array) -> Iterator[tuple[int, Array]]:
+    """Yield what lies side by side in the file: the position of its first voxel, counted in voxels, and the voxels."""
+    axis = len(shape)
+    while axis > 0 and region[axis - 1] == slice(0, shape[axis - 1]):
+        axis -= 1
+    outer = region[: max(0, axis - 1)]
+    for place in itertools.product(*(range(part.start, part.stop) for part in outer)):
+        first = [*place, *(part.start for part in region[len(outer) :])]
+        index = int(np.ravel_multi_index(first, shape))
+        yield index, data[tuple(p - part.start for p, part in zip(place, outer, strict=True))]
