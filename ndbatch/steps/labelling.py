@@ -14,7 +14,7 @@ import numpy as np
 from ndbatch.geometry import Shape
 from ndbatch.remotes.base import Array
 
-SLAB = 1 << 20
+SLAB = 1 << 18
 """Voxels looked at together where an intermediate is larger than a voxel: it bounds the memory."""
 
 _CONNECTIVITY = {2: {1: 4, 2: 8, 3: 8}, 3: {1: 6, 2: 18, 3: 26}}
