@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ROUNDS ?= 20
 
 .PHONY: demo test lint accuracy crash-test bench clean help
 
@@ -31,7 +32,7 @@ accuracy: $(STAMP) ## counts and segmentations against ground truth, a table per
 	$(BIN)/python benchmarks/accuracy.py
 
 crash-test: $(STAMP) ## kill -9 at random moments, run again, compare every byte
-	$(BIN)/python benchmarks/crash_test.py
+	$(BIN)/python benchmarks/crash_test.py --rounds $(ROUNDS)
 
 bench: $(STAMP)  ## overhead of the engine, block by block
 	$(BIN)/python benchmarks/overhead.py

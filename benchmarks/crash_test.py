@@ -48,6 +48,7 @@ def configuration(kind: str) -> dict[str, object]:
             {"components": {"input": "mask", "output": "parts"}},
             {"measure": {"labels": "parts", "output": "part_table"}},
         ],
+        "region": {"y": [64, 192], "x": [64, 192]},
         "outputs": {
             "labels": {"url": "labels.zarr", "chunks": {"z": 32, "y": 64, "x": 64}},
             "mask": {"url": "mask.zarr", "chunks": {"z": 32, "y": 64, "x": 64}},
@@ -62,7 +63,7 @@ def configuration(kind: str) -> dict[str, object]:
 
 def command(folder: Path) -> list[str]:
     """Return the command line of the job in `folder`."""
-    return [sys.executable, "-m", "ndbatch.cli.app", "run", str(folder / "job.yaml"), "--quiet"]
+    return [sys.executable, "-m", "ndbatch", "run", str(folder / "job.yaml"), "--quiet"]
 
 
 def contents(folder: Path) -> dict[str, str]:

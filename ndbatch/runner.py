@@ -93,9 +93,15 @@ def run(
         rows=rows,
         seconds=time.monotonic() - begun,
         nothing_to_do=idle,
-        report=records.report() if report else None,
+        report=_report(plan, records, idle=idle) if report else None,
         exit_code=EXIT_CODES[status],
     )
+
+
+def _report(plan: Plan, records: Records, *, idle: bool) -> Path | None:
+    """Write the report; the one of the run that did the work stays where this one had nothing to do."""
+    there = plan.directory / "report.html"
+    return there if idle and there.exists() else records.report()
 
 
 def as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
