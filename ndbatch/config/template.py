@@ -26,6 +26,8 @@ LENGTH = "12 um"
 """The example of a length, where a step gives none of its own."""
 _NAMES = {"input": "image", "intensity": "image", "image": "image", "labels": "labels"}
 """Names of arrays that read well, by the parameter that takes them."""
+_NAMED_AFTER = {"mask": "mask", "labels": "labels"}
+"""Names of arrays that a step makes, by what they are."""
 
 
 def template(kind: str) -> str:
@@ -62,17 +64,23 @@ def _example(chosen: type[Step], kind: str) -> Step:
     """Return a step with defaults, examples where there is no default, and an output named after what it is."""
     values: dict[str, Any] = {}
     for name, field in chosen.model_fields.items():
-        named_by_kind = name == "function" and ":" in kind
-        if name in ("input", "output") or (field.is_required() and not named_by_kind):
-            values[name] = field.examples[0] if field.examples else _value(name, field.annotation)
+        if field.examples:
+            values[name] = field.examples[0]
+        elif name in ("input", "output") or (field.is_required() and not (name == "function" and ":" in kind)):
+            values[name] = _value(name, field.annotation)
     step = build(chosen, kind, values)
     operation = _bound(step)
-    if operation is None or "output" not in values or step.products.get("output") != "result":
+    role = next((role for role, name in step.products.items() if name == "result"), None)
+    if operation is None or role is None or values.get("output") != "result":
         return step
-    if "output" in operation.tables:
-        return build(chosen, kind, {**values, "output": "objects"})
-    labels = operation.arrays["output"].kind is Kind.LABELS and "labels" not in step.sources.values()
-    return build(chosen, kind, {**values, "output": "labels"}) if labels else step
+    name = "objects" if role in operation.tables else _NAMED_AFTER.get(_meaning(operation, role), "result")
+    return step if name in step.sources.values() else build(chosen, kind, {**values, "output": name})
+
+
+def _meaning(operation: Operation, role: str) -> str:
+    """Return what an array is: image, mask or labels."""
+    info = operation.arrays[role]
+    return "mask" if info.kind is Kind.LABELS and info.dtype.itemsize == 1 else str(info.kind)
 
 
 def _value(name: str, annotation: Any) -> Any:

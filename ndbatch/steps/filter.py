@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -41,7 +41,7 @@ class Filter(Step):
     method: Method = "gaussian"
     """gaussian: smoothed. dog: smoothed less smoothed more. log: Laplacian of the smoothed, negative in bright blobs.
     median: of the voxels in a box. tophat: what is brighter than its surroundings and fits into a box."""
-    sigma: Length | None = None
+    sigma: Annotated[Length | None, Field(examples=["0.5 um"])] = None
     """Standard deviation (gaussian, log; the smaller one of dog): a length such as 0.5 um, or voxels of the finest axis."""
     high_sigma: Length | None = None
     """The larger standard deviation (dog); 1.6 times sigma if not given."""

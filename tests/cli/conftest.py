@@ -74,7 +74,6 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ndbatch(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Run a command line in this process."""
     before = signal.getsignal(signal.SIGTERM)
-    search = list(sys.path)
 
     def call(*words: object) -> Outcome:
         capfd.readouterr()
@@ -86,7 +85,6 @@ def ndbatch(capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
 
     yield call
     signal.signal(signal.SIGTERM, before)
-    sys.path[:] = search
 
 
 @pytest.fixture
