@@ -93,7 +93,7 @@ def start() -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def call(*words: object, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "ndbatch.cli", *map(str, words)]
+        command = [sys.executable, "-m", "ndbatch", *map(str, words)]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
