@@ -31,6 +31,17 @@ def require_file(address: Address, format_name: str) -> Path:
     return path
 
 
+def is_there(address: Address) -> bool:
+    """Return whether anything is at the path; Denied where that cannot be seen."""
+    try:
+        os.stat(address.path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise file_error(error, address) from None
+    return True
+
+
 def file_version(path: Path, address: Address) -> str:
     """Return the size and the modification time of a file, in nanoseconds."""
     try:
@@ -38,6 +49,21 @@ def file_version(path: Path, address: Address) -> str:
     except OSError as error:
         raise file_error(error, address) from None
     return f"{facts.st_size}-{facts.st_mtime_ns}"
+
+
+def require_room(path: Path, nbytes: int, address: Address) -> None:
+    """Raise RemoteError where the file system of `path` has less than `nbytes` free; it must exist or have a folder."""
+    try:
+        facts = os.statvfs(path if path.exists() else path.parent)
+    except OSError as error:
+        raise file_error(error, address) from None
+    free = facts.f_bavail * facts.f_frsize
+    if free < nbytes:
+        raise RemoteError(
+            f"{path}: no room to write: {nbytes / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free; free some space, then "
+            "run again",
+            url=address.url,
+        )
 
 
 def file_error(error: OSError, address: Address) -> RemoteError:
@@ -64,5 +90,5 @@ def _nearest(path: Path) -> str:
         names = os.listdir(folder)
     except OSError:
         return ""
-    near = difflib.get_close_matches(path.name, names, n=1)
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
     return f"; did you mean {folder / near[0]}?" if near else ""

@@ -25,7 +25,7 @@ from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.chunking import default_chunks
-from ndbatch.remotes.files import file_error, file_version, require_file
+from ndbatch.remotes.files import file_error, file_version, is_there, require_file, require_room
 from ndbatch.remotes.hdf5_metadata import OWN, attributes_of, axis_names, own_document, voxel_size
 
 OPTIONS = ("axes", "level")
@@ -90,7 +90,7 @@ class Hdf5Volume(Volume):
         path, inside = Path(address.path), address.inside or "/data"
         if cls.exists(replace(address, inside=inside)):
             raise Conflict(f"{address.path}::{inside} exists already", url=address.url)
-        if path.exists():
+        if is_there(address):
             with _file(address, "r+") as file:
                 _add(file, inside, spec)
         else:
@@ -108,9 +108,8 @@ class Hdf5Volume(Volume):
     @classmethod
     def exists(cls, address: Address) -> bool:
         """Return whether the dataset is there, or the file where the address names no dataset."""
-        path = Path(address.path)
-        if not path.exists() or not address.inside:
-            return path.exists()
+        if not is_there(address) or not address.inside:
+            return is_there(address)
         require_file(address, "HDF5")
         with _file(address) as file:
             return address.inside in file
@@ -118,18 +117,15 @@ class Hdf5Volume(Volume):
     @classmethod
     def delete(cls, address: Address) -> None:
         """Remove the dataset, or the file where the address names none or nothing else is in it."""
-        path = Path(address.path)
-        if not path.exists():
+        if not cls.exists(address):
             return
         if address.inside:
-            if not cls.exists(address):
-                return
             with _file(address, "r+") as file:
                 del file[address.inside]
                 if _names(file):
                     return
         try:
-            path.unlink()
+            Path(address.path).unlink()
         except OSError as error:
             raise file_error(error, address) from None
 
@@ -143,12 +139,11 @@ class Hdf5Volume(Volume):
         return np.ascontiguousarray(self._order.array_from_stored(data), dtype=self.dtype)
 
     def _write(self, box: Box, data: Array) -> None:
+        # HDF5 does not survive a full disk: it fails again, and may crash, when the process ends.
+        require_room(Path(self.address.path), data.nbytes, self.address)
         with _file(self.address, "r+") as file:
-            try:
-                _dataset(file, self.address)[self._order.slices(box, self.offset)] = self._order.array_to_stored(data)
-                file.flush()
-            except OSError as error:
-                raise RemoteError(f"{self.url}: cannot be written: {_reason(error)}", url=self.url) from None
+            _dataset(file, self.address)[self._order.slices(box, self.offset)] = self._order.array_to_stored(data)
+            file.flush()
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -183,14 +178,18 @@ def _file(address: Address, mode: str = "r") -> Iterator[Any]:
             file = h5py.File(address.path, mode, libver=("earliest", "v110"), locking="best-effort")
         except OSError as error:
             raise _open_error(error, address, mode) from None
-        with file:
-            yield file
+        try:
+            with file:
+                yield file
+        except (OSError, RuntimeError) as error:  # what HDF5 raises; ours are neither
+            raise RemoteError(f"{address.url}: HDF5 failed: {_reason(error)}", url=address.url) from None
 
 
 def _open_error(error: OSError, address: Address, mode: str) -> RemoteError:
     text = str(error)
-    path, size = address.path, Path(address.path).stat().st_size if Path(address.path).exists() else 0
+    path = address.path
     if "truncated file" in text:
+        size = os.path.getsize(path)
         return Corrupt(
             f"{path} is cut short at {size} bytes: the HDF5 file is not whole; copy it again", url=address.url
         )

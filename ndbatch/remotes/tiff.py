@@ -11,8 +11,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,14 +25,15 @@ from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
-from ndbatch.remotes.files import file_error, file_version, require_file
+from ndbatch.remotes.files import file_error, file_version, is_there, require_file, require_room
 from ndbatch.remotes.tiff_metadata import OME_TYPES, Sizes, read_metadata, write_metadata
 from ndbatch.remotes.tiff_pages import PageLayout, PageReader, reading_unit, write_region
 
 OPTIONS = ("axes", "level", "series")
 LARGEST_CLASSIC = 2**32 - 2**25
 """Bytes beyond which a new file is a BigTIFF: offsets of classic TIFF have 32 bits."""
-SIGNS_OF_DAMAGE = ("corrupt", "invalid", "missing", "cannot")
+SIGNS_OF_DAMAGE = re.compile(r"corrupt|invalid (page|value) offset|missing (data|\d+ frames)|expected \d+ frames")
+"""What tifffile logs of a file that is not whole, and then reads what is left of it."""
 
 
 class TiffVolume(Volume):
@@ -59,7 +62,7 @@ class TiffVolume(Volume):
             series, level, levels = _series(file, address)
             sizes, own = read_metadata(file, address.count("series"))
             layout, names = _layout(series, own, path, complaints)
-            order = axis_order(address, layout.shape, names)
+            order = axis_order(address, layout.shape, None if address.option("axes") else _names(names, path))
             scale = [a / b for a, b in zip(levels[0], levels[level], strict=True)]
             spec = _spec(layout, order, series.keyframe, sizes, own, scale, level, len(levels))
             return cls(address, spec, order, PageReader(file, series, layout, str(path)))
@@ -85,12 +88,13 @@ class TiffVolume(Volume):
         import tifffile
 
         path = Path(address.path)
-        if path.exists():
+        if is_there(address):
             raise Conflict(f"{path} exists already", url=address.url)
         aside = path.with_name(f".{path.name}.new")
         ome = spec.dtype.name in OME_TYPES
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            require_room(path, spec.nbytes, address)
             tifffile.imwrite(
                 aside,
                 shape=spec.shape,
@@ -110,7 +114,7 @@ class TiffVolume(Volume):
     @classmethod
     def exists(cls, address: Address) -> bool:
         """Return whether anything is at the path."""
-        return Path(address.path).exists()
+        return is_there(address)
 
     @classmethod
     def delete(cls, address: Address) -> None:
@@ -164,16 +168,18 @@ def _opened(path: Path, address: Address) -> tuple[Any, list[str]]:
     import tifffile
 
     complaints: list[str] = []
+    file = None
     try:
         with _listening(complaints):
             file = tifffile.TiffFile(path, _multifile=False)
             file.series  # noqa: B018  (reads the page directories)
-    except tifffile.TiffFileError as error:
-        raise Corrupt(f"{path} is not a TIFF file, or damaged: {error}", url=address.url) from None
-    except OSError as error:
-        raise file_error(error, address) from None
     except Exception as error:  # damaged directories raise whatever the parser trips over
-        raise Corrupt(f"{path} is damaged: its page directories cannot be read ({error})", url=address.url) from None
+        if file is not None:
+            file.close()
+        if isinstance(error, OSError):
+            raise file_error(error, address) from None
+        kind = "not a TIFF file" if file is None else "damaged: its page directories cannot be read"
+        raise Corrupt(f"{path} is {kind} ({str(error) or type(error).__name__})", url=address.url) from None
     return file, complaints
 
 
@@ -216,13 +222,13 @@ def _layout(series: Any, own: dict[str, Any], path: Path, complaints: list[str])
     leading, axes = tuple(series.shape[:-trailing]), str(series.axes)
     count = math.prod(leading)
     offset = series.dataoffset
-    damaged = [text for text in complaints if any(sign in text.lower() for sign in SIGNS_OF_DAMAGE)]
+    damaged = [text for text in complaints if SIGNS_OF_DAMAGE.search(text)]
     if depth != 1 or page.dtype is None:
         raise Corrupt(f"{path} holds pages of a kind that cannot be read (depth {depth}, {page.dtype})", url=str(path))
     if not damaged and offset is None and (count != len(series.pages) or any(p is None for p in series.pages)):
         damaged = ["pages are missing"]
     if damaged:
-        reason = damaged[0].rpartition("> ")[2]
+        reason = damaged[0].rpartition("> ")[2].rstrip("')")
         raise Corrupt(f"{path} is damaged or cut short: {reason}; copy it again", url=str(path))
     size = path.stat().st_size
     ends = [offset + series.nbytes] if offset is not None else [_end(p) for p in series.pages]
@@ -230,10 +236,10 @@ def _layout(series: Any, own: dict[str, Any], path: Path, complaints: list[str])
         raise Corrupt(f"{path} is cut short: {size} bytes of {max(ends)}; copy it again", url=str(path))
     dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
     layout = PageLayout(leading, rows, columns, samples, planes > 1, dtype, offset)
-    if math.prod(own.get("shape", ())) == math.prod(layout.shape) and len(own.get("axes", "")) == len(own["shape"]):
-        leading = tuple(own["shape"][:-2])
-        return PageLayout(leading, rows, columns, samples, planes > 1, dtype, offset), str(own["axes"])
-    return layout, _names(axes, path)
+    shape = tuple(own.get("shape", ()))
+    if samples == 1 and len(shape) == len(own.get("axes", "")) >= 2 and math.prod(shape) == math.prod(layout.shape):
+        return replace(layout, leading=shape[:-2]), str(own["axes"])
+    return layout, axes
 
 
 def _end(page: Any) -> int:

@@ -23,7 +23,7 @@ from ndbatch.remotes import ngff, zarr_nodes
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
-from ndbatch.remotes.files import file_error
+from ndbatch.remotes.files import file_error, is_there
 from ndbatch.remotes.zarr_driver import FAILURES, array_metadata, open_array, require_no_fork, translated
 
 OPTIONS = ("axes", "format", "level", "missing", "ome")
@@ -109,7 +109,10 @@ class ZarrVolume(Volume):
     def exists(cls, address: Address) -> bool:
         """Return whether anything but an empty folder is there."""
         path = Path(address.path)
-        return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+        try:
+            return is_there(address) and not (path.is_dir() and not any(path.iterdir()))
+        except OSError as error:
+            raise file_error(error, address) from None
 
     @classmethod
     def delete(cls, address: Address) -> None:
