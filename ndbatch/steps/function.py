@@ -10,9 +10,10 @@ block's core; with `table` rows; with both, the pair of them. It runs exactly on
 from __future__ import annotations
 
 import inspect
+import json
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -24,6 +25,7 @@ from ndbatch.errors import ConfigError, StepError
 from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
+from ndbatch.steps.cast import cast
 from ndbatch.steps.loading import load_changed, load_function, source_hash, text_of
 from ndbatch.steps.rows import as_rows
 from ndbatch.units import Length, to_halo
@@ -53,7 +55,7 @@ class Function(Step):
     input: str | None = None
     """The array it gets as its first argument."""
     inputs: dict[str, str] | None = None
-    """Several arrays, by the names of the function's parameters."""
+    """Several arrays, by the names of the function's parameters; a single one may go by any name."""
     output: str | None = None
     """Name of the array it returns."""
     table: str | None = None
@@ -75,6 +77,14 @@ class Function(Step):
             raise ValueError("inputs is empty; name at least one array")
         if self.output is None and self.table is None:
             raise ValueError("give output (the array it returns), table (the rows it returns), or both")
+        for name, value in self.parameters.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"parameters.{name} is a {type(value).__name__}; use numbers, text, lists and mappings, which the record "
+                    "of the run can hold"
+                ) from None
         return self
 
     @classmethod
@@ -108,10 +118,13 @@ class Function(Step):
     def bind(self, inputs: Mapping[str, ArrayInfo], dtypes: Mapping[str, np.dtype[Any]]) -> FunctionOperation:
         """Import the function and check that it takes what it will be given. ConfigError where it does not."""
         function = load_changed(self.function)
-        named = self.inputs is not None
+        named = self.inputs is not None and not _takes_by_place(function, list(inputs))
         _require_parameters(function, self.function, list(inputs) if named else 1, self.parameters)
         frame = next(iter(inputs.values()))
-        dtype = dtypes.get("output") or _dtype(self.dtype) or frame.dtype
+        own = _dtype(self.dtype)
+        if own is None and "output" not in dtypes:
+            own = frame.dtype
+        dtype = dtypes.get("output", frame.dtype if own is None else own)
         made = {"output": ArrayInfo(frame.domain, dtype, frame.axes, frame.voxel_size, Kind.IMAGE)}
         bytes_in = sum(info.dtype.itemsize for info in inputs.values())
         return FunctionOperation(
@@ -120,37 +133,48 @@ class Function(Step):
             halo=_halo(self.halo, frame),
             working_bytes=(1 + self.memory) * bytes_in,
             once=True,
+            block_independent=False,
+            caveat=f"{self.function}: " + (_ROWS if self.table is not None else _VOXELS),
             function=self.function,
+            source=source_hash(self.function),
             named=named,
             parameters=dict(self.parameters),
+            own=own,
             axes=frame.axes,
             voxel_size=frame.voxel_size,
         )
+
+
+_VOXELS = "the same for every block shape only if no voxel depends on more than the halo, which ndbatch cannot know"
+_ROWS = "its rows are made block by block, so that another block shape may give other rows"
 
 
 @dataclass(frozen=True)
 class FunctionOperation(Operation):
     """A user's function, bound: its text travels, the function is imported once in each process."""
 
-    function: str = ""
-    named: bool = False
-    parameters: Mapping[str, Any] | None = None
-    axes: str = ""
-    voxel_size: tuple[float, ...] | None = None
+    function: str = field(kw_only=True)
+    source: str = field(kw_only=True)
+    """Hash of the source file on the driver: a worker that has another one refuses."""
+    named: bool = field(kw_only=True)
+    parameters: Mapping[str, Any] = field(kw_only=True)
+    own: np.dtype[Any] | None = field(kw_only=True)
+    """Type of the array it must return; any that the output holds value by value if None."""
+    axes: str = field(kw_only=True)
+    voxel_size: tuple[float, ...] | None = field(kw_only=True)
 
     def apply(
         self, inputs: Mapping[str, Patch], box: Box, block: Block, states: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """Call the function; StepError, its own frames first, where it raises or returns something else than declared."""
-        function = load_function(self.function)
+        function = _same_function(self.function, self.source)
         arrays = {role: np.array(patch.data) for role, patch in inputs.items()}
         given = next(iter(inputs.values())).box
-        arguments = dict(self.parameters or {})
+        arguments = dict(self.parameters)
         if "block" in _parameters(function):
             arguments["block"] = BlockInfo(block.index, block.core, given, self.axes, self.voxel_size)
         try:
-            given_arrays = () if self.named else (arrays.pop("input"),)
-            returned = function(*given_arrays, **arrays, **arguments)
+            returned = function(**arrays, **arguments) if self.named else function(*arrays.values(), **arguments)
         except MemoryError:
             raise
         except Exception as error:
@@ -185,17 +209,39 @@ class FunctionOperation(Operation):
                 f"{self.function} returned {_described(array)} where an array of shape {given.shape} is due; "
                 "does it return one at its end?"
             )
-        dtype = self.arrays["output"].dtype
+        if isinstance(array, np.ma.MaskedArray):
+            raise StepError(
+                f"{self.function} returned a masked array; return .filled(value), so that no voxel is left open"
+            )
         if array.shape not in (given.shape, box.shape):
             also = f" (or {box.shape}, without the context)" if box != given else ""
             raise StepError(f"{self.function} returned shape {array.shape} where {given.shape} is due{also}")
-        if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "safe"):
+        if self.own is not None and array.dtype != self.own and not np.can_cast(array.dtype, self.own, "safe"):
             raise StepError(
-                f"{self.function} returned {array.dtype} where {dtype} is due; set dtype: {array.dtype.name} for this "
+                f"{self.function} returned {array.dtype} where {self.own} is due; set dtype: {array.dtype.name} for this "
                 "step, or cast in the function"
             )
-        whole = array.shape == given.shape
-        return (array[box.slices(given.start)] if whole else array).astype(dtype, copy=False)
+        core = array[box.slices(given.start)] if array.shape == given.shape else array
+        result = cast(core, self.arrays["output"].dtype, self.function)
+        # A copy: the function may keep what it returned and write into it again while this block is still stored.
+        return np.array(result, order="C") if np.may_share_memory(result, array) else result
+
+
+def _same_function(text: str, source: str) -> Callable[..., Any]:
+    """Return the function. StepError where this worker's source file is not the driver's."""
+    _require_source(text, source)
+    return load_function(text)
+
+
+@lru_cache(maxsize=256)
+def _require_source(text: str, source: str) -> None:
+    """Compare source files, once a process: a worker may have lived since before the file was changed."""
+    load_changed(text)
+    if source_hash(text) != source:
+        raise StepError(
+            f"{text}: its source file on this worker is not the one that the run was planned with; bring the same file to all "
+            "machines, and run again with --fresh if it was changed on purpose"
+        )
 
 
 @lru_cache(maxsize=256)
@@ -205,6 +251,15 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
         return tuple(inspect.signature(function).parameters)
     except (TypeError, ValueError):
         return ()
+
+
+def _takes_by_place(function: Callable[..., Any], names: list[str]) -> bool:
+    """Return whether the only input goes in first place, because the function has no parameter of its name."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return len(names) == 1
+    return len(names) == 1 and not any(p.name == names[0] or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _require_parameters(
@@ -227,15 +282,17 @@ def _require_parameters(
 
 
 def _halo(halo: Length | Mapping[str, Length], frame: ArrayInfo) -> Shape:
-    if not isinstance(halo, Mapping):
-        result = to_halo(halo, frame.voxel_size, frame.ndim)
-    else:
+    """Return the context in voxels; one length goes for z, y and x alone, since time and channels are seldom meant."""
+    if isinstance(halo, Mapping):
         unknown = [axis for axis in halo if axis not in frame.axes]
         if unknown:
             raise ConfigError(f"halo: axis {unknown[0]!r} is not one of {', '.join(frame.axes)}")
-        result = tuple(
-            to_halo(halo.get(axis, 0), frame.voxel_size, frame.ndim)[place] for place, axis in enumerate(frame.axes)
-        )
+        lengths: Mapping[str, Length] = halo
+    else:
+        lengths = {axis: halo for axis in frame.axes if axis not in "tc"}
+    result = tuple(
+        to_halo(lengths.get(axis, 0), frame.voxel_size, frame.ndim)[place] for place, axis in enumerate(frame.axes)
+    )
     if any(h < 0 for h in result):
         raise ConfigError(f"halo: {halo} is below 0")
     return result
@@ -245,11 +302,12 @@ def _dtype(text: str | None) -> np.dtype[Any] | None:
     if text is None:
         return None
     try:
-        return np.dtype(text)
+        dtype = np.dtype(text)
     except TypeError:
-        raise ConfigError(
-            f"dtype: {text!r} is not a type of voxel; use uint8, uint16, uint32, uint64, float32 ..."
-        ) from None
+        dtype = np.dtype(object)
+    if dtype.kind not in "buif":
+        raise ConfigError(f"dtype: {text!r} is not a type of voxel; use uint8, uint16, uint32, uint64, float32 ...")
+    return dtype
 
 
 def _described(value: Any) -> str:

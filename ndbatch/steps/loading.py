@@ -8,7 +8,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -58,7 +59,8 @@ def search_in(folder: str) -> None:
     if [folder] == _FOLDERS:
         return
     for old in _FOLDERS:
-        sys.path.remove(old)
+        if old in sys.path:
+            sys.path.remove(old)
     for name in _FOUND:
         sys.modules.pop(name, None)
     _FOUND.clear()
@@ -101,7 +103,8 @@ def load_changed(text: str) -> Callable[..., Any]:
         if module.__name__.startswith(_SCRIPT):
             del sys.modules[module.__name__]
         else:
-            importlib.reload(module)
+            with _no_bytecode():
+                importlib.reload(module)
         return load_function(text)
     return function
 
@@ -117,18 +120,39 @@ def _hash_of(file: str) -> str:
 
 def _module(place: str) -> ModuleType:
     try:
-        if place.endswith(".py"):
-            return _script(Path(place))
-        return _imported(place)
+        with _no_bytecode():
+            return _script(Path(place)) if place.endswith(".py") else _imported(place)
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the module {error.name} cannot be found (for the function in {place}); install it, or put "
-            f"{place.partition('.')[0]}.py beside the configuration file"
-        ) from error
+        raise _not_found(place, str(error.name)) from error
     except ConfigError:
         raise
     except Exception as error:
         raise ConfigError(f"{place} does not import: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Write no .pyc files: Python takes one for valid when the source has kept its size and its second of change, so that a
+    function edited at once would run as it was."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _not_found(place: str, missing: str) -> ConfigError:
+    """Return the error for a module that is not there: the user's own, or one that it imports."""
+    if not f"{place}.".startswith(f"{missing}."):
+        return ConfigError(f"{place} needs the module {missing}, which is not installed here")
+    top = place.partition(".")[0]
+    near = difflib.get_close_matches(top, [p.stem for folder in _FOLDERS for p in Path(folder).glob("*.py")], n=1)
+    hint = f"did you mean {near[0]}? Otherwise " if near else ""
+    return ConfigError(
+        f"the module {missing} cannot be found (for the function in {place}); {hint}install it, or put {top}.py beside the "
+        "configuration file"
+    )
 
 
 def _script(path: Path) -> ModuleType:
