@@ -41,18 +41,20 @@ def try_region(
 ) -> TrialResult:
     """Run the steps on the block that holds the voxel `at` (the middle of the region if not given), in this process.
 
-    With `slice_only` it is one plane of the first axis instead. Nothing of the user's is written: volumes go to memory,
+    With `slice_only` it is one plane of the first axis instead, seen with the context that the steps need: objects are
+    those of the slab around it, arrays are cut to the plane. Nothing of the user's is written: volumes go to memory,
     tables to a temporary folder. Raises NdbatchError.
     """
     config = as_config(config)
     plan = make_plan(config, resume=False)
     box = _place(plan, at, slice_only=slice_only)
+    slab = _with_context(plan, box) if slice_only else box
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ndbatch-try-") as folder:
         outputs, volumes = _elsewhere(plan)
         changes = {
-            "region": {axis: (a, b) for axis, a, b in zip(plan.axes, box.start, box.stop, strict=True)},
-            "blocks": dict(zip(plan.axes, box.shape, strict=True)),
+            "region": {axis: (a, b) for axis, a, b in zip(plan.axes, slab.start, slab.stop, strict=True)},
+            "blocks": dict(zip(plan.axes, slab.shape, strict=True)),
             "outputs": outputs,
             "cluster": Cluster(kind="inline"),
             "directory": folder,
@@ -84,6 +86,12 @@ def _place(plan: Plan, at: Mapping[str, int] | None, *, slice_only: bool) -> Box
     if slice_only:
         return Box((voxel.start[0], *plan.region.start[1:]), (voxel.stop[0], *plan.region.stop[1:]))
     return plan.grid[plan.grid.containing(voxel.start)].core
+
+
+def _with_context(plan: Plan, plane: Box) -> Box:
+    """Return the plane grown along its axis by the furthest that any stage looks, inside the region."""
+    reach = max((load.halo[0] for stage in plan.stages for load in stage.loads), default=0)
+    return plane.grow((reach, *(0,) * (plane.ndim - 1))).intersect(plan.region)
 
 
 def _elsewhere(plan: Plan) -> tuple[dict[str, Output], dict[str, str]]:

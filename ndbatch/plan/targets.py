@@ -92,7 +92,7 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
     kind = Kind(output.kind) if output.kind else info.kind
     if not output.create:
         return _existing(name, address, info, region)
-    chunks = _along(output.chunks, info, f"outputs.{name}.chunks")
+    chunks = _along(output.chunks, info, f"outputs.{name}.chunks") or _within(config.blocks, info, region)
     shards = _along(output.shards, info, f"outputs.{name}.shards")
     spec = _spec(info, region, chunks, shards, kind)
     staged = None
@@ -129,6 +129,19 @@ def _along(sizes: Mapping[str, int] | None, info: ArrayInfo, where: str) -> Shap
         raise ConfigError(f"{where}: axis {unknown[0]!r} is not one of {', '.join(info.axes)}")
     default = default_chunks(info.domain.shape, info.dtype, info.axes)
     return tuple(sizes.get(axis, n) for axis, n in zip(info.axes, default, strict=True))
+
+
+def _within(blocks: Mapping[Any, int] | str, info: ArrayInfo, region: Box) -> Shape | None:
+    """Return chunks that blocks of the user's own shape are whole numbers of, as near the default as can be; or None."""
+    if isinstance(blocks, str):
+        return None
+    default = default_chunks(region.shape, info.dtype, info.axes)
+    result = []
+    for axis, chunk in zip(info.axes, default, strict=True):
+        block = blocks.get(axis, chunk)
+        parts = -(-block // chunk)
+        result.append(block // parts if block % parts == 0 else block)
+    return tuple(result)
 
 
 def _spec(info: ArrayInfo, region: Box, chunks: Shape | None, shards: Shape | None, kind: Kind) -> ArraySpec:

@@ -19,7 +19,7 @@ from ndbatch.errors import PlanError, StepError
 from ndbatch.geometry import Block, Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
-from ndbatch.steps.grouping import by_key
+from ndbatch.steps.key_ranges import by_key
 from ndbatch.steps.objects import merged
 from ndbatch.steps.sums import Pieces, exact_square_sums, exact_sums
 

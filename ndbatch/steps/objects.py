@@ -9,7 +9,7 @@ import numpy as np
 
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo
-from ndbatch.steps.grouping import groups_of
+from ndbatch.steps.key_ranges import groups_of
 from ndbatch.steps.sums import mean_and_deviation
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from scipy import ndimage
 from skimage.measure import regionprops
 
 from ndbatch.errors import PlanError, StepError
-from ndbatch.steps.grouping import by_key
+from ndbatch.steps.key_ranges import by_key
 from ndbatch.steps.measure import Measure
 from ndbatch.steps.objects import weighted_percentiles
 from ndbatch.steps.sums import exact_square_sums, exact_sums, mean_and_deviation
