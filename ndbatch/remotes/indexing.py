@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Box
@@ -45,8 +48,10 @@ def _named(spec: ArraySpec, key: Mapping[str, Any]) -> list[Any]:
 def _positional(spec: ArraySpec, key: Any) -> list[Any]:
     parts = list(key) if isinstance(key, tuple) else [key]
     dots = [i for i, part in enumerate(parts) if part is Ellipsis]
-    if len(dots) > 1 or len(parts) - len(dots) > spec.ndim:
-        raise PlanError(f"{len(parts)} positions for a volume of {spec.ndim} axes ({', '.join(spec.axes)})")
+    if len(dots) > 1:
+        raise PlanError(f"{len(dots)} times ... in a selection; it may stand once")
+    if len(parts) - len(dots) > spec.ndim:
+        raise PlanError(f"{len(parts) - len(dots)} positions for a volume of {spec.ndim} axes ({', '.join(spec.axes)})")
     at = dots[0] if dots else len(parts)
     tail = parts[at + 1 :]
     fill = [slice(None)] * (spec.ndim - at - len(tail))
@@ -54,13 +59,19 @@ def _positional(spec: ArraySpec, key: Any) -> list[Any]:
 
 
 def _checked(part: Any) -> Any:
-    """Return a slice as it is and anything like an integer as an int."""
+    """Return a slice as one of integers and None, and anything like an integer as an int."""
     if isinstance(part, slice):
-        return part
-    try:
-        return part.__index__()
-    except AttributeError:
-        raise PlanError(f"cannot select voxels by {part!r}; use integers, slices and ...") from None
+        return slice(*(None if value is None else _integer(value) for value in (part.start, part.stop, part.step)))
+    return _integer(part)
+
+
+def _integer(value: Any) -> int:
+    if not isinstance(value, bool | np.bool_):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise PlanError(f"cannot select voxels by {value!r}; use integers, slices and ...")
 
 
 def _position(axis: str, value: int, low: int, high: int) -> int:
@@ -71,12 +82,12 @@ def _position(axis: str, value: int, low: int, high: int) -> int:
 
 
 def _slice(axis: str, part: slice, low: int, high: int) -> tuple[int, int, int]:
-    step = 1 if part.step is None else part.step.__index__()
+    step = 1 if part.step is None else part.step
     if step < 1:
         raise PlanError(f"{axis}: a step of {step} is not possible; read the voxels and flip the array")
     ends = []
     for value, default in ((part.start, low), (part.stop, high)):
-        place = default if value is None else value.__index__()
+        place = default if value is None else value
         place = place + high if place < 0 and low == 0 else place
         ends.append(min(max(place, low), high))
     return ends[0], max(ends), step
