@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from ndbatch.cli import outcomes, places, starts, work
+from ndbatch.cli.speech import tell
 from ndbatch.errors import Interrupted, NdbatchError, StepError
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 3
@@ -98,18 +99,6 @@ def exit_code(error: NdbatchError) -> int:
     if isinstance(error, Interrupted):
         return INTERRUPTED
     return FAILED if isinstance(error, StepError) else REFUSED
-
-
-def tell(message: str) -> None:
-    """Say on standard error what is wrong; several problems one below the other. Nothing in it is taken as markup."""
-    lines = message.splitlines() or ["no message"]
-    head = typer.style("error:", fg="red", bold=True)
-    if len(lines) > 1 and all(": " in line for line in lines):
-        typer.echo(f"{head} {len(lines)} problems", err=True)
-        lines = [f"  {line}" for line in lines]
-        typer.echo("\n".join(lines), err=True)
-    else:
-        typer.echo(f"{head} " + "\n".join(lines), err=True)
 
 
 def _unexpected(error: Exception) -> str:

@@ -59,7 +59,7 @@ def _carry_out(
     except NdbatchError as error:
         if not begun.seen:
             raise
-        from ndbatch.cli.app import tell
+        from ndbatch.cli.speech import tell
 
         tell(error.message)
         raise typer.Exit(1) from None

@@ -62,6 +62,27 @@ def test_imports_point_down(path: Path) -> None:
         assert other not in FORBIDDEN.get(room, set()), f"{path.name} ({room}) must not know {other}"
 
 
+def test_no_module_imports_itself_in_a_circle() -> None:
+    """Imports when a module is loaded; those inside functions are what keeps the start quick."""
+    names = {
+        ".".join(("ndbatch", *p.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): p
+        for p in MODULES
+    }
+    needs: dict[str, set[str]] = {}
+    for name, path in names.items():
+        found = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom) and n.module]
+        needs[name] = {
+            whole if (whole := f"{n.module}.{alias.name}") in names else str(n.module)
+            for n in found
+            for alias in n.names
+            if str(n.module) in names
+        }
+    done: set[str] = set()
+    while ready := {name for name, wanted in needs.items() if name not in done and wanted <= done}:
+        done |= ready
+    assert done == set(names), f"in a circle: {sorted(set(names) - done)}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_sizes(path: Path) -> None:
     text = path.read_text()
