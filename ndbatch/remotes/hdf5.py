@@ -116,10 +116,14 @@ class Hdf5Volume(Volume):
 
     @classmethod
     def delete(cls, address: Address) -> None:
-        """Remove the dataset, or the file where the address names none or nothing else is in it."""
-        if not cls.exists(address):
+        """Remove the dataset, or the file where the address names none or nothing else is in it.
+
+        A file with a hidden name (`.partial-a.h5`) is one that was never finished: it is removed whole, readable or not.
+        """
+        hidden = Path(address.path).name.startswith(".")
+        if not (is_there(address) if hidden else cls.exists(address)):
             return
-        if address.inside:
+        if address.inside and not hidden:
             with _file(address, "r+") as file:
                 del file[address.inside]
                 if _names(file):

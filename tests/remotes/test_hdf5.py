@@ -138,6 +138,19 @@ def test_creating_adds_to_a_file(tmp_path: Path, image: Array) -> None:
     assert not (tmp_path / "a.h5").exists()
 
 
+def test_what_was_never_finished_can_be_removed(
+    tmp_path: Path, image: Array, cut: Callable[[str, float], None]
+) -> None:
+    for name in (".partial-a.h5", "a.h5"):
+        write(tmp_path / name, "/seg", image)
+        cut(f"{tmp_path}/{name}", 0.5)
+    Hdf5Volume.delete(parse(f"{tmp_path}/.partial-a.h5::/seg"))
+    assert not (tmp_path / ".partial-a.h5").exists()
+    with pytest.raises(Corrupt, match="cut short"):
+        Hdf5Volume.delete(parse(f"{tmp_path}/a.h5::/seg"))
+    assert (tmp_path / "a.h5").exists()
+
+
 def test_the_same_voxels_are_the_same_bytes(tmp_path: Path, image: Array) -> None:
     for name in ("a.h5", "b.h5"):
         volume = nb.create(f"{tmp_path}/{name}", shape=image.shape, dtype="uint16", voxel_size=(1, 2, 3), kind="labels")
