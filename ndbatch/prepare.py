@@ -47,14 +47,20 @@ def _open(target: Target, plan: Plan, journal: Journal) -> Volume:
 
 
 def start_over(plan: Plan) -> None:
-    """Remove the journal of an earlier run and everything that it created, so that the run begins anew (`--fresh`)."""
+    """Remove the journal of an earlier run and everything that it created, so that the run begins anew (`--fresh`).
+
+    Raises JournalError, and removes nothing, while another driver holds the run directory.
+    """
     directory = plan.directory
-    if Journal.exists(directory):
-        for entry in _created_before(directory, plan).values():
+
+    def remove() -> None:
+        for entry in _created_before(directory, plan).values() if Journal.exists(directory) else ():
             _remove(entry, directory)
-        Journal.discard(directory)
-    for folder in ("scratch", "staging"):
-        shutil.rmtree(directory / folder, ignore_errors=True)
+        for folder in ("scratch", "staging"):
+            shutil.rmtree(directory / folder, ignore_errors=True)
+
+    if directory.is_dir():
+        Journal.discard(directory, first=remove)
 
 
 def _created_before(directory: Path, plan: Plan) -> Mapping[str, Any]:

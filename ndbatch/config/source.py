@@ -85,7 +85,7 @@ def parse(text: str, name: str) -> Source:
         raise _syntax(error, text, name) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{name} is not YAML: {_first_line(error)}", file=name) from None
-    if node is None:
+    if node is None or node.tag == "tag:yaml.org,2002:null":
         raise ConfigError(f"{name} is empty; ndbatch init STEP prints a configuration to start from", file=name)
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(

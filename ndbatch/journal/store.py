@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -131,10 +131,14 @@ class Journal:
         return journal
 
     @classmethod
-    def discard(cls, directory: Path, aside: Path | None = None) -> None:
-        """Remove the journal, or move it to `aside`. JournalError if a driver holds the run directory."""
+    def discard(cls, directory: Path, aside: Path | None = None, first: Callable[[], object] = lambda: None) -> None:
+        """Remove the journal, or move it to `aside`; `first` is called before, while no other driver can begin.
+
+        Raises JournalError, and calls nothing, if a driver holds the run directory.
+        """
         lock = take_lock(directory)
         try:
+            first()
             for suffix in ("", "-wal", "-shm"):
                 file = directory / (FILE + suffix)
                 if aside is not None and file.exists():

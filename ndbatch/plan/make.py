@@ -17,7 +17,14 @@ from ndbatch.plan.blocks import Workload, require_alignment
 from ndbatch.plan.identity import digest, identity, require_same
 from ndbatch.plan.model import Plan, Target
 from ndbatch.plan.program import Bound, compile_stages
-from ndbatch.plan.targets import output_dtypes, require_free, table_targets, volume_targets, write_unit
+from ndbatch.plan.targets import (
+    output_dtypes,
+    require_free,
+    require_writable,
+    table_targets,
+    volume_targets,
+    write_unit,
+)
 from ndbatch.remotes import api
 from ndbatch.remotes.base import Kind, Volume
 from ndbatch.steps.base import ArrayInfo
@@ -70,6 +77,8 @@ def make_plan(config: Config, *, resume: bool = True) -> Plan:
         require_same(begun["identity"], facts, str(plan.directory))
     elif resume:
         require_free(plan.targets, plan.tables)
+    if resume:
+        require_writable(plan.directory, plan.targets, plan.tables)
     return plan
 
 

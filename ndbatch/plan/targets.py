@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ndbatch.config.model import Config, Output
-from ndbatch.errors import ConfigError, PlanError
+from ndbatch.errors import ConfigError, Denied, NotFound, PlanError
 from ndbatch.geometry import Box, Shape, common_multiple
 from ndbatch.plan.model import TableTarget, Target
 from ndbatch.plan.program import Bound, Stage
-from ndbatch.remotes.address import Address, parse
+from ndbatch.remotes.address import ENDINGS, Address, parse
 from ndbatch.remotes.api import default_chunks
 from ndbatch.remotes.base import ArraySpec, Kind, Volume
 from ndbatch.remotes.registry import open_volume, store_class
@@ -102,7 +103,10 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
 
 
 def _existing(name: str, address: Address, info: ArrayInfo, region: Box) -> Target:
-    volume = open_volume(address)
+    try:
+        volume = open_volume(address)
+    except NotFound as error:
+        raise PlanError(f"outputs.{name}: {error.message}; create: false needs a volume that is there") from error
     if not volume.domain.contains(region):
         raise PlanError(
             f"outputs.{name}: {address.url} holds {volume.domain.describe(volume.axes)}, the result is "
@@ -218,6 +222,27 @@ def require_free(targets: Mapping[str, Target], tables: Mapping[str, TableTarget
     for table in tables.values():
         if table.path.exists():
             raise PlanError(f"outputs.{table.name}: {table.path} exists already; remove it or choose another url")
+
+
+def require_writable(directory: Path, targets: Mapping[str, Target], tables: Mapping[str, TableTarget]) -> None:
+    """Raise PlanError or Denied where the run directory or an output could not be written, before any work is done for it."""
+    places = {"directory": directory}
+    places |= {f"outputs.{name}": table.path for name, table in tables.items()}
+    for name, target in targets.items():
+        if target.kept and target.address.scheme in ENDINGS.values():
+            places[f"outputs.{name}"] = Path(target.address.path)
+    for what, path in places.items():
+        there = next(p for p in (path, *path.parents) if p.exists())
+        if there != path and not there.is_dir():
+            raise PlanError(
+                f"{what}: {path} cannot be made, because {there} is a file, not a folder; choose another place"
+            )
+        if not os.access(there, os.W_OK):
+            raise Denied(
+                f"{what}: {there} cannot be written to: no permission, or a read-only file system; mend that, or choose "
+                "another place",
+                path=str(there),
+            )
 
 
 def _difference(target: Target) -> str:

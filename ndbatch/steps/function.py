@@ -177,11 +177,14 @@ class FunctionOperation(Operation):
             returned = function(**arrays, **arguments) if self.named else function(*arrays.values(), **arguments)
         except MemoryError:
             raise
-        except Exception as error:
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # sys.exit() of a function must not end the worker, or the run, in silence
             raise self._raised(error) from error
         return self._checked(returned, given, box)
 
-    def _raised(self, error: Exception) -> StepError:
+    def _raised(self, error: BaseException) -> StepError:
         """Return the user's exception as one sentence, with the traceback from the user's first frame on."""
         frames = traceback.extract_tb(error.__traceback__)[1:]
         place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -126,7 +126,7 @@ def _module(place: str) -> ModuleType:
         raise _not_found(place, str(error.name)) from error
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{place} does not import: {type(error).__name__}: {error}") from error
 
 
