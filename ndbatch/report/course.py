@@ -94,7 +94,7 @@ def _stages(summary: dict[str, Any]) -> Markup:
 def _blocks(title: str, found: Timings, document: dict[str, Any]) -> Markup:
     """Return the time per block of a stage, and its slowest blocks."""
     try:
-        chart: Content = element("div", Markup(figures.time_per_block(found)), class_="wide")
+        chart: Content = element("div", Markup(figures.time_per_block(found, title)), class_="wide")
     except MissingExtra as error:
         chart = element("p", str(error), class_="soft")
     return joined((element("h3", title), element("p", _trend(found)), chart, _slowest(found, document)))

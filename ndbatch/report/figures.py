@@ -6,9 +6,11 @@ numbers give the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ _PAGE = {INK: "var(--ink)", FAINT: "var(--rule)", ACCENT: "var(--accent)", SECON
 _SIZE = (4.6, 3.2)
 
 
-def histogram(spread: Distribution) -> str:
+def histogram(spread: Distribution, name: str) -> str:
     """Return the histogram of a quantity over objects, with mean and median marked."""
     figure, axes = _figure(_SIZE)
     edges, counts = spread.edges, spread.counts
@@ -36,20 +38,20 @@ def histogram(spread: Distribution) -> str:
     axes.set_ylabel("objects")
     _whole_ticks(axes.yaxis)
     _legend(axes)
-    return svg(figure)
+    return svg(figure, name)
 
 
-def density_map(cells: NDArray[np.int64], low: Sequence[float], high: Sequence[float], unit: str) -> str:
+def density_map(cells: NDArray[np.int64], low: Sequence[float], high: Sequence[float], unit: str, name: str) -> str:
     """Return objects a cell over the (y, x) plane between `low` and `high`, both in `unit`."""
     figure, axes = _map(low, high, unit)
     extent = (low[1], high[1], high[0], low[0])
     shown = axes.imshow(cells, extent=extent, cmap="viridis", vmin=0, interpolation="nearest", aspect="equal")
     _colour_bar(figure, axes, shown, "objects a cell", whole=True)
-    return svg(figure)
+    return svg(figure, name)
 
 
 def places_map(
-    places: Mapping[str, NDArray[np.float64]], low: Sequence[float], high: Sequence[float], unit: str
+    places: Mapping[str, NDArray[np.float64]], low: Sequence[float], high: Sequence[float], unit: str, name: str
 ) -> str:
     """Return every object as a dot in the (y, x) plane between `low` and `high`, coloured by z where `places` has it."""
     figure, axes = _map(low, high, unit)
@@ -63,10 +65,10 @@ def places_map(
     axes.set_xlim(low[1], high[1])
     axes.set_ylim(high[0], low[0])
     axes.set_aspect("equal")
-    return svg(figure)
+    return svg(figure, name)
 
 
-def time_per_block(found: Timings) -> str:
+def time_per_block(found: Timings, name: str) -> str:
     """Return seconds of work over block number, with the mean and the fitted line."""
     figure, axes = _figure((8.6, 2.9))
     number, seconds = found.points
@@ -81,32 +83,37 @@ def time_per_block(found: Timings) -> str:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("block")
     axes.set_ylabel("seconds")
-    return svg(figure)
+    return svg(figure, name)
 
 
-def svg(figure: Any) -> str:
-    """Return the figure as an SVG element whose colours and font are the page's."""
+def svg(figure: Any, name: str) -> str:
+    """Return the figure as an SVG element whose colours and font are the page's; `name` says what it shows, once a page."""
     from matplotlib import rc_context
 
     sink = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "ndbatch", "font.family": "sans-serif"}):
-        figure.savefig(sink, format="svg", transparent=True, dpi=150, metadata={"Date": None, "Creator": None})
+        nothing = {"Date": None, "Creator": None}
+        figure.savefig(sink, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.04, metadata=nothing)
     text = sink.getvalue().decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(
-        r'<(g|path|image|text) id="[^"]*"(?=[ >])', lambda m: m[0] if _is_used(m[0], text) else f"<{m[1]}", text
-    )
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = _with_own_ids(text, name)
     for stand_in, page in _PAGE.items():
         text = text.replace(stand_in, page)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 class="chart" role="img">', text, count=1)
+    return re.sub(
+        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
+        rf'<svg \1 class="chart" role="img" aria-label="{escape(name)}">',
+        text,
+        count=1,
+    )
 
 
-def _is_used(tag: str, text: str) -> bool:
-    """Return whether the id in `tag` is referred to elsewhere in the document."""
-    name = tag.rsplit('"', 2)[1]
-    return f"#{name}" in text
+def _with_own_ids(text: str, name: str) -> str:
+    """Return the SVG without the ids that nothing refers to; `name` makes the others its own on a page of several charts."""
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    own = hashlib.sha256(name.encode()).hexdigest()[:8]
+    text = re.sub(r' id="([^"]*)"', lambda m: f' id="{own}-{m[1]}"' if m[1] in used else "", text)
+    return re.sub(r'(href="|url\()#', rf"\1#{own}-", text)
 
 
 def _figure(size: tuple[float, float]) -> tuple[Any, Any]:

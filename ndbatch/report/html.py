@@ -74,8 +74,10 @@ def _header(summary: dict[str, Any], document: dict[str, Any], record: dict[str,
     line = element(
         "div", element("h1", str(summary["name"])), element("span", status, class_=f"badge {status}"), class_="line"
     )
-    words = [_STATUS.get(status, ""), f"Started {record['started'][:16].replace('T', ' ')} UTC." if record else ""]
-    sentence = element("p", " ".join(part for part in words if part), class_="soft")
+    started = (
+        element("span", f"Started {record['started'][:16].replace('T', ' ')} UTC.", class_="keep") if record else None
+    )
+    sentence = element("p", _STATUS.get(status, ""), " ", started, class_="soft")
     return element("header", line, sentence, element("div", *_tiles(summary, document), class_="tiles"))
 
 
@@ -96,10 +98,16 @@ def _tiles(summary: dict[str, Any], document: dict[str, Any]) -> list[Markup]:
     told.append((duration(summary["seconds"]), "of work" + _sessions(summary)))
     if document:
         executor = document["executor"]
-        told.append(
-            (str(executor["workers"]), f"{'worker' if executor['workers'] == 1 else 'workers'} ({executor['kind']})")
-        )
+        told.append((str(executor["workers"]), _workers(executor)))
     return [element("div", element("b", number), element("span", words), class_="tile") for number, words in told]
+
+
+def _workers(executor: dict[str, Any]) -> str:
+    """Return what the number of workers counts."""
+    kind, one = executor["kind"], executor["workers"] == 1
+    if kind in ("threads", "processes"):
+        return {"threads": "thread", "processes": "process"}[kind] if one else kind
+    return f"{'worker' if one else 'workers'} ({kind})"
 
 
 def _sessions(summary: dict[str, Any]) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from ndbatch.report.tally import StageTally, Tally
 from ndbatch.report.words import duration, nbytes, scaled
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 SHOWN_STAGES = 12
 """Bars of stages shown at a time; the oldest ended ones give way."""
+
+
+class PipeConsole(Console):
+    """A console for which a closed pipe is an OSError to the caller (rich would end the process)."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError."""
+        raise BrokenPipeError("the terminal or pipe that progress is shown on was closed")
 
 
 class LiveBars:

@@ -61,9 +61,9 @@ def _describe(name: str, rows: Table, document: Mapping[str, Any]) -> Findings:
     wanted = ([size] if size else []) + intensity_quantities(rows)[:2]
     spreads = [spread for quantity in wanted if (spread := distribution(rows, quantity)) is not None]
     places = position_columns(rows, axes)
-    charts = [_chart(figures.histogram, spread) for spread in spreads]
+    charts = [_chart(figures.histogram, spread, f"{label(name)}: {spread.title}") for spread in spreads]
     if places and rows.rows:
-        charts.append(_chart(_map, rows, places, document))
+        charts.append(_chart(_map, rows, places, document, f"{label(name)}: places"))
     section = joined(
         (
             element("h2", label(name)),
@@ -103,7 +103,7 @@ def _chart(draw: Callable[..., str], *of: Any) -> Markup:
         return element("p", str(error), class_="soft")
 
 
-def _map(rows: Table, places: dict[str, str], document: Mapping[str, Any]) -> str:
+def _map(rows: Table, places: dict[str, str], document: Mapping[str, Any], name: str) -> str:
     """Return where the objects are in the (y, x) plane, in micrometres where the voxel size is known."""
     axes = str(document.get("axes", "zyx"))
     size = document.get("voxel_size") or [1.0] * len(axes)
@@ -112,10 +112,10 @@ def _map(rows: Table, places: dict[str, str], document: Mapping[str, Any]) -> st
     first, last = ([v * scale[axis] for v, axis in zip(end, "yx", strict=True)] for end in (low, high))
     unit = "µm" if document.get("voxel_size") else "voxels"
     if rows.rows > DOTS:
-        return figures.density_map(density(rows, places, low, high), first, last, unit)
+        return figures.density_map(density(rows, places, low, high), first, last, unit, name)
     batches = list(rows.batches(tuple(places.values())))
     at = {axis: np.concatenate([batch[column] for batch in batches]) for axis, column in places.items()}
-    return figures.places_map({axis: values * scale[axis] for axis, values in at.items()}, first, last, unit)
+    return figures.places_map({axis: values * scale[axis] for axis, values in at.items()}, first, last, unit, name)
 
 
 def _preview(rows: Table) -> Markup:

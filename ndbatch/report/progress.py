@@ -49,9 +49,9 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if console is None:
-            from rich.console import Console as NewConsole
+            from ndbatch.report.live import PipeConsole
 
-            console = NewConsole(stderr=True)
+            console = PipeConsole(stderr=True)
         self._console = console
         self._mode: Mode = ("live" if console.is_terminal else "plain") if mode == "auto" else mode
         self._every = every
@@ -69,7 +69,7 @@ class Progress:
             return
         try:
             self._show(event, now)
-        except OSError:
+        except (OSError, SystemExit):
             self._silent = True
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class Progress:
         if self._bars is not None:
             try:
                 self._bars.stop()
-            except OSError:
+            except (OSError, SystemExit):
                 self._silent = True
             self._bars = None
 

@@ -21,14 +21,13 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1000:.2g} ms"
     if seconds < 9.95:
         return f"{seconds:.2g} s"
-    whole = round(seconds)
-    for large, small, factor, below in (("min", "s", 60, 3600), ("h", "min", 60, 86400)):
-        if whole < factor:
-            return f"{whole} {small}"
-        if seconds < below:
-            return _two(whole, large, small, factor)
-        whole = round(whole / 60)
-    return _two(whole // 60, "d", "h", 24)
+    if (whole := round(seconds)) < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return _two(whole, "min", "s", 60)
+    if (minutes := round(seconds / 60)) < 24 * 60:
+        return _two(minutes, "h", "min", 60)
+    return _two(round(seconds / 3600), "d", "h", 24)
 
 
 def _two(whole: int, large: str, small: str, factor: int) -> str:

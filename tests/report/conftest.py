@@ -65,6 +65,11 @@ def entry(path: Path, dtype: str, kind: str) -> dict[str, Any]:
             "step": "nuclei"}  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def make_receipts() -> Callable[..., Array]:
+    return receipts
+
+
 @dataclass
 class Specimen:
     """Balls of known place and size in noise: `image` uint16 and `labels` uint32, (z, y, x)."""
