@@ -96,6 +96,7 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
     chunks = _along(output.chunks, info, f"outputs.{name}.chunks") or _within(config.blocks, info, region)
     shards = _along(output.shards, info, f"outputs.{name}.shards")
     spec = _spec(info, region, chunks, shards, kind)
+    store_class(address.scheme).check_spec(address, spec)
     staged = None
     if not store_class(address.scheme).abilities.concurrent:
         staged = Address("zarr", str(config.run_directory / "staging" / f"{name}.zarr"))
@@ -116,6 +117,11 @@ def _existing(name: str, address: Address, info: ArrayInfo, region: Box) -> Targ
         raise PlanError(
             f"outputs.{name}: {address.url} is {volume.dtype}, the result is {info.dtype}; set dtype: {volume.dtype} for "
             "this output, or choose another url"
+        )
+    if volume.levels > 1:
+        raise PlanError(
+            f"outputs.{name}: {address.url} has {volume.levels} levels; writing one would leave the others as they were. "
+            "Write to a new volume with create: true"
         )
     if not volume.abilities.concurrent:
         raise PlanError(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ndbatch.errors import Corrupt, MissingExtra
+from ndbatch.errors import Corrupt, missing_extra
 from ndbatch.geometry import Shape
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.chunking import MINIMUM_BYTES
@@ -132,10 +132,7 @@ class PageReader:
         except Exception as error:  # codecs raise errors of their own, one class each
             if "imagecodecs" in str(error):
                 name = getattr(keyframe.compression, "name", keyframe.compression)
-                raise MissingExtra(
-                    f"{self._path}: {name} compression needs the package imagecodecs: pip install imagecodecs",
-                    package="imagecodecs",
-                ) from None
+                raise missing_extra("imagecodecs", "tiff", f"{self._path}: {name} compression") from None
             raise Corrupt(
                 f"{self._path}: page {index} is damaged (segment {number} cannot be decoded: {error})", url=self._path
             ) from None
