@@ -23,6 +23,9 @@ _PARTS = (
 )
 _WORK = (("read", "reading"), ("compute", "computing"), ("write", "writing"))
 
+FEW = 4
+"""Blocks below which a trend would mean nothing."""
+
 
 def course(journal: Journal, summary: dict[str, Any]) -> Markup:
     """Return the section on how the run went."""
@@ -93,6 +96,8 @@ def _stages(summary: dict[str, Any]) -> Markup:
 
 def _blocks(title: str, found: Timings, document: dict[str, Any]) -> Markup:
     """Return the time per block of a stage, and its slowest blocks."""
+    if found.blocks < FEW:
+        return joined((element("h3", title), element("p", _trend(found)), _slowest(found, document)))
     try:
         chart: Content = element("div", Markup(figures.time_per_block(found, title)), class_="wide")
     except MissingExtra as error:
@@ -103,9 +108,9 @@ def _blocks(title: str, found: Timings, document: dict[str, Any]) -> Markup:
 def _trend(found: Timings) -> str:
     """Return mean and slope in words."""
     mean, median, longest = (duration(seconds) for seconds in (found.mean, found.median, found.longest))
+    if found.blocks < FEW:
+        return f"{mean} in the mean, {longest} at most."
     words = f"{mean} in the mean, {median} in the median, {longest} at most"
-    if found.blocks < 3:
-        return f"{words}."
     change = abs(found.drift)
     if change < 0.02:
         return f"{words}; the time per block stayed the same from the first block to the last."

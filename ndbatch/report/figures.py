@@ -72,15 +72,14 @@ def time_per_block(found: Timings, name: str) -> str:
     """Return seconds of work over block number, with the mean and the fitted line."""
     figure, axes = _figure((8.6, 2.9))
     number, seconds = found.points
-    axes.scatter(number, seconds, s=9, color=ACCENT, alpha=0.55, linewidths=0)
-    if found.blocks > 1:
-        ends = np.array([number[0], number[-1]])
-        axes.axhline(found.mean, color=INK, linewidth=1.1, linestyle=(0, (3, 2)), label=f"mean {duration(found.mean)}")
-        axes.plot(
-            ends, found.mean + found.slope * (ends - found.centre), color=SECOND, linewidth=1.6, label="fitted line"
-        )
-        _legend(axes)
-    axes.set_ylim(bottom=0)
+    ends = np.array([number[0], number[-1]])
+    fitted = found.mean + found.slope * (ends - found.centre)
+    axes.scatter(number, seconds, s=9 if len(number) > 200 else 22, color=ACCENT, alpha=0.6, linewidths=0)
+    axes.axhline(found.mean, color=INK, linewidth=1.1, linestyle=(0, (3, 2)), label=f"mean {duration(found.mean)}")
+    axes.plot(ends, fitted, color=SECOND, linewidth=1.6, label="fitted line")
+    _legend(axes)
+    axes.set_ylim(0, float(seconds.max()) * 1.08 or 1.0)
+    _whole_ticks(axes.xaxis)
     axes.set_xlabel("block")
     axes.set_ylabel("seconds")
     return svg(figure, name)
@@ -122,7 +121,7 @@ def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
         from matplotlib.figure import Figure
     except ImportError:
         raise missing_extra("matplotlib", "report", "drawing charts") from None
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size)
     axes = figure.add_subplot()
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ndbatch.report.atomic import write_bytes
 from ndbatch.report.course import course
-from ndbatch.report.gallery import View, gallery
+from ndbatch.report.gallery import View, gallery, pairings
 from ndbatch.report.markup import Content, Markup, element, image, joined, pairs, table
 from ndbatch.report.objects import describe
 from ndbatch.report.pictures import png
@@ -89,7 +89,7 @@ def _tiles(summary: dict[str, Any], document: dict[str, Any]) -> list[Markup]:
         if output["type"] == "table" and output.get("rows") is not None:
             told.append((f"{output['rows']:,}", label(name)))
     for stage in summary["stages"]:
-        told += [(number, name) for name, number in facts(stage["facts"]) if len(number) <= 12]
+        told += [(number, name) for name, number in facts(stage["facts"]) if number.replace(",", "").isdecimal()]
     told = told[:6]
     done = counts["done"] + counts["skipped"]
     told.append((f"{done:,}" if done == counts["planned"] else f"{done:,} / {counts['planned']:,}", "blocks done"))
@@ -158,10 +158,13 @@ def _places(summary: dict[str, Any], document: dict[str, Any]) -> Markup:
             rows.append(
                 [role[:-1], name, kind, size, entry.get("dtype") or "", element("code", masked_text(entry["url"]))]
             )
-    how: list[str] = []
+    how = []
+    for _, below, over in pairings(document):
+        how.append(f'ndbatch show "{below["url"]}"' + (f' --labels "{over["url"]}"' if over is not None else ""))
     for output in summary["outputs"].values():
-        reader = "pandas.read_csv" if output["url"].endswith(".csv") else "pandas.read_parquet"
-        how.append(f'ndbatch show "{output["url"]}"' if output["type"] == "volume" else f'{reader}("{output["url"]}")')
+        if output["type"] == "table":
+            reader = "read_csv" if output["url"].endswith(".csv") else "read_parquet"
+            how.append(f"python -c \"import pandas; print(pandas.{reader}('{output['url']}'))\"")
     look = joined((element("p", "How to look at them:"), element("pre", masked_text("\n".join(how))))) if how else None
     head = ("", "name", "kind", "size (" + " ".join(document.get("axes", "")) + ")", "type", "address")
     return joined((element("h2", "Inputs and outputs"), table(head, rows), look))

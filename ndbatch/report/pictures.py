@@ -154,7 +154,7 @@ def png(rgb: Rgb) -> bytes:
     from PIL import Image
 
     sink = io.BytesIO()
-    Image.fromarray(rgb).save(sink, "PNG", optimize=True)
+    Image.fromarray(rgb).save(sink, "PNG")
     return sink.getvalue()
 
 
@@ -175,7 +175,7 @@ def _from_hsv(hue: NDArray[Any], saturation: NDArray[Any], value: NDArray[Any]) 
 def _lightened(table: Rgb) -> Rgb:
     """Return the colours with dark ones (blue above all) mixed with white, so that they stand out from dark images."""
     luminance = table @ np.array([0.2126, 0.7152, 0.0722]) / 255
-    white = np.clip((0.42 - luminance) / (1 - luminance), 0, 1)[:, None]
+    white = np.clip((0.5 - luminance) / (1 - luminance), 0, 1)[:, None]
     light: Rgb = np.rint(table * (1 - white) + 255 * white).astype(np.uint8)
     return light
 

@@ -19,6 +19,8 @@ from ndbatch.report.bottleneck import Times
 POINTS = 2000
 """Most points drawn of a run, however many blocks it has."""
 SLOWEST = 10
+TOGETHER = 65536
+"""Receipts summed at a time: batches are small, and each call of numpy costs more than their receipts."""
 _DECADES, _PER_DECADE = (-7, 7), 200
 """Logarithmic bins from which the median is read, to about one percent."""
 
@@ -61,9 +63,15 @@ def timings(batches: Iterable[Array], planned: int) -> Timings | None:
     `planned` is the number of blocks of the stage: it sets how far the points are thinned.
     """
     gathered = _Gathered(max(1, -(-planned // (POINTS - SLOWEST))))
+    waiting: list[Array] = []
+    held = 0
     for receipts in batches:
-        if len(receipts):
-            gathered.add(receipts)
+        waiting.append(receipts)
+        if (held := held + len(receipts)) >= TOGETHER:
+            gathered.add(np.concatenate(waiting))
+            waiting, held = [], 0
+    if held:
+        gathered.add(np.concatenate(waiting))
     return gathered.result() if gathered.blocks else None
 
 

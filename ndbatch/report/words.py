@@ -73,7 +73,7 @@ def value(fact: object) -> str:
     if isinstance(fact, int):
         return f"{fact:,}"
     if isinstance(fact, float):
-        return f"{fact:,.0f}" if abs(fact) >= 1e5 and math.isfinite(fact) else f"{fact:.4g}"
+        return f"{fact:,.0f}" if 1000 <= abs(fact) < 1e15 else f"{fact:.4g}"
     if isinstance(fact, (list, tuple)):
         return ", ".join(value(part) for part in fact)
     if isinstance(fact, dict):
