@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import pickle
 import queue
+import signal
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +58,13 @@ class DaskExecutor(Executor):
         import dask
 
         scratch.mkdir(parents=True, exist_ok=True)
-        with dask.config.set(QUIET):
+        with dask.config.set(QUIET), _deaf_to_ctrl_c():
             return self._distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any free port; the default is one port on every interface
                 memory_limit=0,
                 local_directory=str(scratch),
                 silence_logs=logging.CRITICAL,
@@ -145,6 +148,21 @@ class DaskExecutor(Executor):
             self._client.close()
             if self._cluster is not None:
                 self._cluster.close()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start threads and processes that Ctrl-C does not reach, those they start later included; here it only waits.
+
+    A terminal sends Ctrl-C to the whole process group, but only the driver decides. Signal masks are inherited: by the
+    thread in which dask starts its workers, and by every worker that this thread starts or restarts.
+    """
+    resource_tracker.ensure_running()  # type: ignore[attr-defined]  # it lifts the mask of the thread that starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _plugin(distributed: Any) -> Any:
