@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,9 +72,17 @@ def echo_json(document: Any) -> None:
     typer.echo(json.dumps(plain(document), indent=2, ensure_ascii=False))
 
 
+def _program() -> list[str]:
+    """Return how this program is called: by its name where that is on the path, else as it was called now."""
+    if shutil.which("ndbatch") is not None:
+        return ["ndbatch"]
+    called = Path(sys.argv[0])
+    return [str(called)] if called.name == "ndbatch" else ["python", "-m", "ndbatch"]
+
+
 def command(verb: str, *words: object, overrides: Sequence[str] | None = None) -> str:
     """Return a command line as the user would type it, quoted for the shell."""
-    parts = ["ndbatch", verb, *map(str, words)]
+    parts = [*_program(), verb, *map(str, words)]
     for text in overrides or ():
         parts += ["--set", text]
     return shlex.join(parts)
