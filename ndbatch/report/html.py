@@ -55,9 +55,9 @@ def render(journal: Journal) -> str:
         (
             _header(summary, document, record),
             _warnings(summary),
+            _failures(journal),
             _pictures(gallery(document, journal.directory, depths)) if document else None,
             joined(found.section for found in findings),
-            _failures(journal),
             course(journal, summary),
             _places(summary, document),
             _provenance(record, summary),
@@ -89,7 +89,8 @@ def _tiles(summary: dict[str, Any], document: dict[str, Any]) -> list[Markup]:
         if output["type"] == "table" and output.get("rows") is not None:
             told.append((f"{output['rows']:,}", label(name)))
     for stage in summary["stages"]:
-        told += [(number, name) for name, number in facts(stage["facts"]) if number.replace(",", "").isdecimal()]
+        whole = {step: {k: v for k, v in found.items() if type(v) is int} for step, found in stage["facts"].items()}
+        told += [(number, name) for name, number in facts(whole)]
     told = told[:6]
     done = counts["done"] + counts["skipped"]
     told.append((f"{done:,}" if done == counts["planned"] else f"{done:,} / {counts['planned']:,}", "blocks done"))
