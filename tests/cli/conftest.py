@@ -110,3 +110,9 @@ def start() -> Iterator[Start]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(autouse=True)
+def program_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands to copy name the program as it can be called: as for a user whose environment is active."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
