@@ -41,14 +41,23 @@ class States:
         return self._known[step, number]
 
     def facts(self, stage: Stage) -> dict[str, Any]:
-        """Return what the passes of `stage` found out, by step: reduces them."""
+        """Return what the passes of `stage` found out, by step: reduces them.
+
+        A step is named by its kind, and by what it makes too where there are several of that kind.
+        """
         result: dict[str, Any] = {}
         for call in stage.calls:
             if isinstance(call, Map):
                 found = self.get(call.step, call.number).facts()
                 if found:
-                    result.setdefault(self._plan.steps[call.step].kind, {}).update(found)
+                    result.setdefault(self._name(call.step), {}).update(found)
         return result
+
+    def _name(self, number: int) -> str:
+        steps = self._plan.steps
+        alike = [step for step in steps if step.kind == steps[number].kind]
+        product = next(iter(steps[number].products.values()))
+        return steps[number].kind if len(alike) == 1 else f"{steps[number].kind} {product}"
 
     def needed(self, stage: Stage) -> bool:
         """Return whether blocks of `stage` need any state."""

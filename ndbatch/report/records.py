@@ -11,7 +11,6 @@ from typing import Any, Self
 from ndbatch import events
 from ndbatch.config.load import dump
 from ndbatch.config.model import Config
-from ndbatch.errors import MissingExtra
 from ndbatch.report.atomic import write_text
 from ndbatch.report.eventlog import EventLog
 from ndbatch.report.provenance import provenance
@@ -44,18 +43,13 @@ class Records:
             for step, found in event.facts.items():
                 self.facts.setdefault(step, {}).update(found)
 
-    def report(self) -> Path | None:
-        """Write summary.json and report.html; None where the packages for pictures are not installed."""
+    def report(self) -> Path:
+        """Write summary.json and report.html."""
+        from ndbatch.report.html import write_report
         from ndbatch.report.summary import summarise
 
         write_text(self.directory / "summary.json", json.dumps(summarise(self.directory), indent=1))
-        try:
-            from ndbatch.report.html import write_report
-
-            return write_report(self.directory)
-        except MissingExtra as error:
-            self.publish(events.Warned(f"no report was written: {error.message}"))
-            return None
+        return write_report(self.directory)
 
     def __enter__(self) -> Self:
         return self
