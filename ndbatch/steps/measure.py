@@ -1,185 +1,199 @@
-"""`measure`: a table of the objects of a label volume, one row a label.
+"""`measure`: a table of objects, one row for each label, merged exactly across blocks.
 
-Blocks give partial rows whose parts are exact (counts, integer sums, extremes, exact lists of float sums), so that the
-merged table is the same to the bit for every block shape, order and number of workers. Labels are merged by their
-id: an object may be in pieces, and the pieces far apart.
+Every block gives partial rows (`object_rows`) that add up without rounding, the driver merges rows of one label
+(`grouping`), and numbers are rounded once, in the end. So the table is the same to the bit for any blocks. Labels need
+not be connected. Why and how is written in docs/design/measure.md.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ndbatch.errors import PlanError, StepError
+from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box
-from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
-from ndbatch.steps.key_ranges import by_key
-from ndbatch.steps.objects import merged
-from ndbatch.steps.sums import Pieces, exact_square_sums, exact_sums
+from ndbatch.steps.exact_sums import deviations, quotients
+from ndbatch.steps.grouping import in_batches, merged_by_key
+from ndbatch.steps.object_rows import ObjectRows, combined, rows_of_block, wide_label
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+_CONTENTS = {3: "volume_um3", 2: "area_um2", 1: "length_um"}
+"""Name of the physical size by number of spatial axes."""
+
 
 class Measure(Step):
-    """Measure every object: size, place, bounding box, and intensities of an image under it."""
+    """Measure every object of a label volume: size, place, extent and, with an image, its intensities."""
 
     kind: ClassVar[str] = "measure"
 
     labels: str
-    """The labels, integers; 0 is background."""
+    """The objects: whole numbers, 0 is background. Voxels of one label are one object, connected or not."""
     intensity: str | None = None
-    """The image whose intensities are measured under each object."""
-    percentiles: tuple[float, ...] = Field(default=(), strict=False)
-    """Percentiles of the intensities, such as [5, 50, 95]. Exact, which means that every object's values are kept until the
-    end: about the size of the compressed image."""
+    """The image whose intensities are measured; none if not given."""
+    percentiles: Annotated[tuple[Percent, ...], Field(strict=False)] = ()
+    """Percentiles of the intensities of each object, such as [5, 50, 95]. They are exact, and need every value of every
+    object once in the journal: several bytes a voxel, where everything else takes some bytes an object."""
     output: str
     """The name of the table."""
 
+    @model_validator(mode="after")
+    def _percentiles_fit(self) -> Measure:
+        if self.percentiles and self.intensity is None:
+            raise ValueError("percentiles are those of an image; add intensity: NAME, or remove percentiles")
+        if len(set(self.percentiles)) < len(self.percentiles):
+            raise ValueError(f"percentiles: {list(self.percentiles)} names one twice")
+        return self
+
     @property
     def sources(self) -> dict[str, str]:
-        """The labels, and the image if there is one."""
+        """The arrays it reads."""
         return {"labels": self.labels} | ({} if self.intensity is None else {"intensity": self.intensity})
 
     @property
     def products(self) -> dict[str, str]:
-        """The table."""
-        return {"table": self.output}
+        """The table it makes."""
+        return {"output": self.output}
 
-    def bind(self, inputs: Mapping[str, ArrayInfo], dtypes: Mapping[str, np.dtype[Any]]) -> MeasureOperation:
-        """Return the operation. PlanError for labels that are no integers and for percentiles without an image."""
-        info = inputs["labels"]
-        if info.dtype.kind not in "bui":
+    def bind(self, inputs: Mapping[str, ArrayInfo], dtypes: Mapping[str, np.dtype[Any]]) -> Operation:
+        """Return the operation: no halo, no passes, a table and no array.
+
+        Raises PlanError for labels that are no whole numbers and for an image that is not real.
+        """
+        labels, image = inputs["labels"], inputs.get("intensity")
+        if labels.dtype.kind not in "bui":
             raise PlanError(
-                f"measure: {self.labels} is {info.dtype}, which is not labels; put a components step before it"
+                f"measure: {self.labels} is {labels.dtype}, and objects are told apart by whole numbers; put a components "
+                "step before it, or give labels"
             )
-        wrong = [p for p in self.percentiles if not 0 <= p <= 100]
-        if wrong:
-            raise PlanError(f"measure: percentiles: {wrong[0]:g} is not between 0 and 100")
-        if self.percentiles and self.intensity is None:
-            raise PlanError("measure: percentiles need intensity: the image they are taken of")
-        image = inputs.get("intensity")
         if image is not None and image.dtype.kind not in "buif":
-            raise PlanError(f"measure: {self.intensity} is {image.dtype}; intensities must be real numbers")
-        per_voxel = 4 + 4 + 8 + 8 + (0 if image is None else 40) + (24 if self.percentiles else 0)
-        return MeasureOperation(
+            raise PlanError(f"measure: {self.intensity} is {image.dtype}; use integers or floating point numbers")
+        return _Measuring(
             arrays={},
-            tables=("table",),
-            working_bytes=per_voxel,
-            info=info,
-            image=image,
-            percentiles=tuple(self.percentiles),
+            tables=("output",),
+            working_bytes=_working_bytes(labels, image, bool(self.percentiles)),
+            columns=_Columns(labels, None if image is None else _measured(image.dtype), self.percentiles),
         )
 
 
-@dataclass(frozen=True)
-class MeasureOperation(Operation):
-    """`measure`, bound. Partial rows of a block come from `apply`, `finish` merges them by label."""
+def _measured(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in which values of `dtype` are measured: the same, but for bool and half precision."""
+    return np.dtype({"b1": np.uint8, "f2": np.float32}.get(dtype.str[1:], dtype))
 
-    info: ArrayInfo | None = None
-    image: ArrayInfo | None = None
-    percentiles: tuple[float, ...] = ()
+
+def _working_bytes(labels: ArrayInfo, image: ArrayInfo | None, pairs: bool) -> float:
+    """Return bytes a voxel: contiguous copies of the core, and rows and pairs where objects are as small as 30 voxels."""
+    copies = labels.dtype.itemsize + (0 if image is None else image.dtype.itemsize)
+    return copies + (16.0 if image is None else 24.0) + (48.0 if pairs else 0.0)
+
+
+@dataclass(frozen=True)
+class _Measuring(Operation):
+    columns: _Columns = field(kw_only=True)
 
     def apply(
         self, inputs: Mapping[str, Patch], box: Box, block: Block, states: Mapping[str, Any]
     ) -> Mapping[str, pa.RecordBatch]:
-        """Return the partial rows of the objects in the block's core. StepError for intensities that are not finite."""
-        import fastremap
-        import pyarrow as pa
-
-        labels = np.ascontiguousarray(inputs["labels"].crop(block.core))
-        local, ids = fastremap.renumber(labels.view(np.uint8) if labels.dtype == bool else labels, preserve_zero=True)
-        kept = np.flatnonzero(local)
-        index = local.reshape(-1)[kept].astype(np.int64) - 1
-        found = sorted((new, old) for old, new in ids.items() if new)
-        count = len(found)
-        columns: dict[str, Any] = {"label": np.array([old for _, old in found], np.uint64)}
-        columns |= _geometry(local, kept, index, count, block.core)
-        if "intensity" in inputs and count:
-            values = np.ascontiguousarray(inputs["intensity"].crop(block.core)).reshape(-1)[kept]
-            columns |= self._intensities(index, values, count, block)
-        elif "intensity" in inputs:
-            return {"table": pa.RecordBatch.from_pydict({})}
-        return {"table": pa.RecordBatch.from_pydict(columns)}
-
-    def _intensities(self, index: Array, values: Array, count: int, block: Block) -> dict[str, Any]:
-        import pyarrow as pa
-
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise StepError(
-                f"measure: the image holds NaN or infinity under objects of block {block.index}; replace them before measuring"
-            )
-        if values.dtype == bool:
-            values = values.view(np.uint8)
-        low = np.full(count, values.max(), values.dtype)
-        high = np.full(count, values.min(), values.dtype)
-        np.minimum.at(low, index, values)
-        np.maximum.at(high, index, values)
-        columns: dict[str, Any] = {
-            "low": low.astype(np.float64) if values.dtype.kind == "f" else low,
-            "high": high.astype(np.float64) if values.dtype.kind == "f" else high,
-            "sum": _lists(exact_sums(index, values, count)),
-            "squares": _lists(exact_square_sums(index, values, count)),
-        }
-        if self.percentiles:
-            order = np.lexsort((values, index))
-            first = np.r_[True, (np.diff(index[order]) != 0) | (np.diff(values[order]) != 0)]
-            starts = np.flatnonzero(first)
-            counts = np.diff(np.r_[starts, len(order)])
-            bounds = np.searchsorted(index[order][starts], np.arange(count + 1)).astype(np.int32)
-            for name, data in (("values", values[order][starts]), ("counts", counts.astype(np.int64))):
-                columns[name] = pa.ListArray.from_arrays(pa.array(bounds), pa.array(data))
-        return columns
+        """Return a partial row for each object that has voxels in the core."""
+        image = inputs["intensity"].crop(block.core) if "intensity" in inputs else None
+        rows = rows_of_block(
+            inputs["labels"].crop(block.core), image, block.core, self.columns.labels.axes, bool(self.columns.percents)
+        )
+        return {"output": self.columns.nothing() if rows is None else rows.to_batch()}
 
     def finish(self, role: str, rows: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa.RecordBatch]:
-        """Merge partial rows by label, a range of labels at a time; the table is sorted by label."""
-        assert self.info is not None
-        anything = False
-        for part in by_key(rows, "label", scratch):
-            anything = True
-            yield merged(part, self.info, self.percentiles)
-        if not anything:
-            yield self._no_rows(self.info)
+        """Yield a row for each object, in order of label; where there are none, the columns alone."""
+        partial = merged_by_key(rows, "label", lambda table: combined([ObjectRows.of_table(table)]).to_batch(), scratch)
+        batches = in_batches(self.columns.finished(ObjectRows.of_table(batch)) for batch in partial)
+        first = next(batches, None)
+        yield self.columns.nothing() if first is None else first
+        yield from batches
 
-    def _no_rows(self, info: ArrayInfo) -> pa.RecordBatch:
-        """Return the table of no objects, with all its columns: those of one object, less its row."""
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of the table: their names, their types, and how they follow from the merged rows."""
+
+    labels: ArrayInfo
+    image: np.dtype[Any] | None
+    percents: tuple[float, ...]
+
+    def nothing(self) -> pa.RecordBatch:
+        """Return the table's columns without a row."""
         import pyarrow as pa
 
-        one = np.zeros((1,) * info.ndim, np.uint8)
-        core = Box.of_shape(one.shape, info.domain.start)
-        index = np.zeros(1, np.int64)
-        columns: dict[str, Any] = {"label": np.ones(1, np.uint64)}
-        columns |= _geometry(one + 1, index, index, 1, core)
+        return pa.RecordBatch.from_pydict({name: np.empty(0, dtype) for name, dtype in self.types().items()})
+
+    def types(self) -> dict[str, Any]:
+        """Return names and dtypes of the columns, in their order."""
+        axes, scale = self.labels.axes, self._scale()
+        made: dict[str, Any] = {"label": wide_label(self.labels.dtype), "voxels": np.int64}
+        made |= {_CONTENTS[len(scale)]: np.float64} if scale else {}
+        made |= dict.fromkeys(axes, np.float64) | {f"{axis}_um": np.float64 for axis in scale}
+        made |= {f"bbox_{end}_{axis}": np.int64 for end in ("min", "max") for axis in axes}
         if self.image is not None:
-            columns |= self._intensities(index, np.zeros(1, self.image.dtype), 1, Block(0, core))
-        return merged(pa.table(columns), info, self.percentiles).slice(0, 0)
+            made |= {"intensity_mean": np.float64, "intensity_min": self.image, "intensity_max": self.image}
+            made |= {"intensity_std": np.float64} | {f"intensity_p{p:g}": np.float64 for p in self.percents}
+            made |= {"intensity_excluded": np.int64} if self.image.kind == "f" else {}
+        return made | {"touches_border": np.bool_}
 
+    def _scale(self) -> dict[str, float]:
+        """Return micrometres a voxel along the spatial axes; empty where they are not known."""
+        size = self.labels.voxel_size
+        return (
+            {} if size is None else {axis: s for axis, s in zip(self.labels.axes, size, strict=True) if axis in "zyx"}
+        )
 
-def _geometry(local: Array, kept: Array, index: Array, count: int, core: Box) -> dict[str, Array]:
-    """Return counts, sums of positions within the block plus its origin, and bounding boxes; all exact integers."""
-    from scipy import ndimage
+    def finished(self, rows: ObjectRows) -> pa.RecordBatch:
+        """Return the rows of the table for merged `rows`."""
+        import pyarrow as pa
 
-    voxels = np.bincount(index, minlength=count).astype(np.int64)
-    columns: dict[str, Array] = {"voxels": voxels}
-    boxes = ndimage.find_objects(local, max_label=count) if count else []
-    rest = kept
-    for axis in reversed(range(local.ndim)):
-        rest, place = np.divmod(rest, local.shape[axis])
-        # Sums of positions in a block stay far below 2**53, so float weights count them exactly.
-        sums = np.bincount(index, place, count).astype(np.int64) + voxels * core.start[axis]
-        columns[f"sum{axis}"] = sums
-        columns[f"min{axis}"] = np.array([b[axis].start for b in boxes], np.int64) + core.start[axis]
-        columns[f"max{axis}"] = np.array([b[axis].stop for b in boxes], np.int64) + core.start[axis]
-    return columns
+        made = self._places(rows)
+        if self.image is not None:
+            made |= self._intensities(rows)
+        return pa.RecordBatch.from_pydict({name: np.asarray(made[name], dtype) for name, dtype in self.types().items()})
 
+    def _places(self, rows: ObjectRows) -> dict[str, Any]:
+        """Return size, centroid, bounds and whether a bound is that of the volume.
 
-def _lists(pieces: Pieces) -> pa.ListArray:
-    import pyarrow as pa
+        An axis of one voxel has no border: all objects of a plane would touch it.
+        """
+        voxels, domain, scale = rows.columns["voxels"], self.labels.domain, self._scale()
+        made: dict[str, Any] = {"label": rows.label, "voxels": voxels}
+        if scale:
+            made[_CONTENTS[len(scale)]] = voxels * math.prod(scale.values())
+        touches = np.zeros(len(voxels), bool)
+        for number, axis in enumerate(self.labels.axes):
+            made[axis] = quotients(rows.sums[axis], voxels)
+            low, high = rows.columns[f"min.{axis}"], rows.columns[f"max.{axis}"]
+            made |= {f"bbox_min_{axis}": low, f"bbox_max_{axis}": high}
+            if axis in scale:
+                made[f"{axis}_um"] = made[axis] * scale[axis]
+            if axis in "zyx" and domain.shape[number] > 1:
+                touches |= (low == domain.start[number]) | (high == domain.stop[number])
+        return made | {"touches_border": touches}
 
-    return pa.array(pieces, pa.list_(pa.float64()))
+    def _intensities(self, rows: ObjectRows) -> dict[str, Any]:
+        """Return what is measured of the image; NaN where an object has no finite voxel."""
+        columns, voxels = rows.columns, rows.columns["voxels"]
+        finite = columns.get("finite", voxels)
+        made: dict[str, Any] = {"intensity_min": columns["low"], "intensity_max": columns["high"]}
+        if "finite" in columns:
+            made = {name: np.where(finite > 0, values, np.nan) for name, values in made.items()}
+            made["intensity_excluded"] = voxels - finite
+        made["intensity_mean"] = quotients(rows.sums["intensity"], finite)
+        made["intensity_std"] = deviations(rows.sums["intensity"], rows.sums["squares"], finite)
+        if rows.pairs is not None:
+            found = rows.pairs.percentiles(self.percents)
+            made |= {f"intensity_p{p:g}": values for p, values in zip(self.percents, found, strict=True)}
+        return made

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -15,11 +16,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.measure import regionprops
 
-from ndbatch.errors import PlanError, StepError
-from ndbatch.steps.key_ranges import by_key
+from ndbatch.errors import PlanError
+from ndbatch.geometry import Block, Box
+from ndbatch.remotes.base import Kind
+from ndbatch.steps.base import ArrayInfo, Patch
 from ndbatch.steps.measure import Measure
-from ndbatch.steps.objects import weighted_percentiles
-from ndbatch.steps.sums import exact_square_sums, exact_sums, mean_and_deviation
 from ndbatch.testing.steps import run_operation
 
 DATA = Path(__file__).parents[3] / "shared/data"
@@ -98,113 +99,84 @@ def test_two_dimensions() -> None:
     assert [r["area_um2"] for r in rows] == [4.0, 2.0]
 
 
-def test_not_a_number_is_refused() -> None:
+def test_voxels_that_are_no_numbers_are_left_out_and_counted() -> None:
     arrays = blobs("float32")
-    arrays["image"][3, 3, 3] = np.nan
-    arrays["labels"][3, 3, 3] = 1
-    with pytest.raises(StepError, match="NaN or infinity under objects of block"):
-        table(arrays, (4, 4, 4))
+    arrays["labels"][3, 3, 3:5] = 1
+    arrays["image"][3, 3, 3], arrays["image"][3, 3, 4] = np.nan, np.inf
+    row = table(arrays, (4, 4, 4)).to_pylist()[0]
+    values = arrays["image"][(arrays["labels"] == 1) & np.isfinite(arrays["image"])]
+    assert row["intensity_excluded"] == 2
+    assert row["intensity_mean"] == pytest.approx(values.astype("float64").mean(), rel=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("step", "words"),
+    ("fields", "words"),
     [
-        (Measure(labels="image", output="t"), "which is not labels"),
-        (Measure(labels="labels", percentiles=(5,), output="t"), "percentiles need intensity"),
-        (Measure(labels="labels", intensity="image", percentiles=(101,), output="t"), "101 is not between 0 and 100"),
+        ({"labels": "labels", "percentiles": (5,)}, "intensity"),
+        ({"labels": "labels", "intensity": "image", "percentiles": (101,)}, "100"),
+        ({"labels": "labels", "intensity": "image", "percentiles": (5, 5)}, "twice"),
     ],
 )
-def test_what_does_not_fit_is_refused(step: Measure, words: str) -> None:
-    with pytest.raises(PlanError, match=words):
-        run_operation(step, blobs("float32"), (12, 14, 10))
+def test_parameters_that_do_not_fit_are_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Measure(output="t", **fields)
+
+
+def test_labels_must_be_whole_numbers() -> None:
+    with pytest.raises(PlanError, match="told apart by whole numbers"):
+        run_operation(Measure(labels="image", output="t"), blobs("float32"), (12, 14, 10))
+
+
+def test_a_small_spread_on_a_large_mean_is_not_lost() -> None:
+    image = np.full((100, 100, 100), 2**31, "uint32")
+    image.reshape(-1)[::2] += 1
+    arrays = {"labels": np.ones(image.shape, "uint8"), "image": image}
+    row = table(arrays, (30, 100, 100)).to_pylist()[0]
+    assert (row["intensity_mean"], row["intensity_std"]) == (2**31 + 0.5, 0.5)
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), finite), min_size=1, max_size=40), st.integers(0, 39))
-def test_float_sums_are_exact_and_can_be_cut_anywhere(pairs: list[tuple[int, float]], cut: int) -> None:
-    index, values = np.array([i for i, _ in pairs]), np.array([v for _, v in pairs], "float32")
-    parts = [exact_sums(index[s], values[s], 4) for s in (slice(0, cut), slice(cut, None))]
-    for label in range(4):
-        assert math.fsum(parts[0][label] + parts[1][label]) == math.fsum(values[index == label].astype(float).tolist())
+@settings(max_examples=40, deadline=None)
+@given(st.lists(finite, min_size=1, max_size=60), st.integers(1, 60))
+def test_float_means_are_exact_and_can_be_cut_anywhere(values: list[float], cut: int) -> None:
+    image = np.array(values, "float32").reshape(1, 1, -1)
+    arrays = {"labels": np.ones(image.shape, "uint8"), "image": image}
+    step = Measure(labels="labels", intensity="image", output="cells")
+    row = run_operation(step, arrays, (1, 1, cut))["cells"].to_pylist()[0]
+    assert row["intensity_mean"] == float(sum(map(Fraction, image.reshape(-1).astype(float).tolist())) / len(values))
 
 
-@given(st.sampled_from(["uint8", "int16", "uint32", "int32"]), st.data())
-def test_integer_sums_and_squares_are_exact(dtype: str, data: st.DataObject) -> None:
-    limits = np.iinfo(dtype)
-    values = data.draw(st.lists(st.integers(int(limits.min), int(limits.max)), min_size=1, max_size=50))
-    index = np.zeros(len(values), np.int64)
-    array = np.array(values, dtype)
-    assert sum(map(int, exact_sums(index, array, 1)[0])) == sum(values)
-    assert sum(map(int, exact_square_sums(index, array, 1)[0])) == sum(v * v for v in values)
-
-
-def test_a_small_spread_on_a_large_mean_is_not_lost() -> None:
-    values = np.full(10**6, 2**31, "uint32")
-    values[::2] += 1
-    index = np.zeros(len(values), np.int64)
-    mean, deviation = mean_and_deviation(
-        len(values), exact_sums(index, values, 1)[0], exact_square_sums(index, values, 1)[0]
-    )
-    assert (mean, deviation) == (2**31 + 0.5, 0.5)
-
-
-@given(st.lists(st.integers(-5, 5), min_size=1, max_size=30), st.floats(0, 100))
-def test_percentiles_of_counted_values_are_numpys(values: list[int], p: float) -> None:
-    unique, counts = np.unique(values, return_counts=True)
-    assert weighted_percentiles(unique, counts, (p,))[0] == pytest.approx(
-        np.percentile(values, p), rel=1e-12, abs=1e-12
-    )
-
-
-@settings(max_examples=30)
-@given(st.lists(st.lists(st.integers(0, 2**64 - 1), max_size=20), max_size=10), st.sampled_from([64, 300, 10**6]))
-def test_rows_come_back_grouped_by_rising_ranges(batches: list[list[int]], part: int) -> None:
-    import tempfile
-
-    rows = [
-        pa.RecordBatch.from_pydict({"label": pa.array(b, pa.uint64()), "batch": pa.array([i] * len(b), pa.int64())})
-        for i, b in enumerate(batches)
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        parts = [t.to_pydict() for t in by_key(rows, "label", Path(folder), part)]
-        assert not list(Path(folder).iterdir())
-    assert sorted(itertools.chain(*[p["label"] for p in parts])) == sorted(itertools.chain(*batches))
-    assert all(max(a["label"]) < min(b["label"]) for a, b in itertools.pairwise(parts))
-    for found in parts:
-        for label in set(found["label"]):
-            order = [b for key, b in zip(found["label"], found["batch"], strict=True) if key == label]
-            assert order == sorted(order)
+@given(st.lists(st.integers(-5, 5), min_size=1, max_size=30), st.floats(0, 100), st.integers(1, 30))
+def test_percentiles_are_numpys(values: list[int], p: float, cut: int) -> None:
+    image = np.array(values, "int16").reshape(1, 1, -1)
+    arrays = {"labels": np.ones(image.shape, "uint8"), "image": image}
+    step = Measure(labels="labels", intensity="image", percentiles=(p,), output="cells")
+    row = run_operation(step, arrays, (1, 1, cut))["cells"].to_pylist()[0]
+    assert row[f"intensity_p{p:g}"] == pytest.approx(np.percentile(values, p), rel=1e-12, abs=1e-12)
 
 
 def test_a_million_objects_are_merged_a_part_at_a_time(tmp_path: Path) -> None:
-    import tracemalloc
-
-    step = Measure(labels="labels", output="t")
     labels = np.arange(1, 1 + 100**3, dtype="uint32").reshape(100, 100, 100)
-    from ndbatch.geometry import Block, Box
-    from ndbatch.remotes.base import Kind
-    from ndbatch.steps.base import ArrayInfo, Patch
-
     info = ArrayInfo(Box.of_shape(labels.shape), labels.dtype, "zyx", kind=Kind.LABELS)
-    operation = step.bind({"labels": info}, {})
-    whole = Patch(labels, info.domain)
+    operation = Measure(labels="labels", output="t").bind({"labels": info}, {})
     cores = [Box((z, 0, 0), (z + 10, 100, 100)) for z in range(0, 100, 10)]
-    rows = [operation.apply({"labels": whole}, c, Block(i, c), {})["table"] for i, c in enumerate(cores)]
-    size = sum(r.nbytes for r in rows)
-    import ndbatch.steps.measure as module
 
-    before, module.by_key = module.by_key, lambda r, k, s: by_key(r, k, s, part_bytes=size // 20)
-    try:
-        tracemalloc.start()
-        count = sum(batch.num_rows for batch in operation.finish("table", rows, tmp_path))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-        module.by_key = before
-    assert count == 10**6
-    assert peak < size / 2
+    def rows() -> Iterator[pa.RecordBatch]:
+        for number, core in enumerate(cores):
+            patch = Patch(labels[core.slices()], core)
+            yield operation.apply({"labels": patch}, core, Block(number, core), {})["output"]
+
+    last, count, process = 0, 0, psutil.Process()
+    before, peak = process.memory_info().rss, 0
+    for batch in operation.finish("output", rows(), tmp_path):
+        found = batch["label"].to_numpy()
+        assert found[0] == last + 1
+        last, count = int(found[-1]), count + batch.num_rows
+        peak = max(peak, process.memory_info().rss)
+    assert count == last == 10**6
+    assert peak - before < 300e6
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs shared/data beside the checkout: nuclei_dense_small")
