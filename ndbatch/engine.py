@@ -275,11 +275,16 @@ def _fault(state: State, fault: Fault, now: float) -> tuple[State, Action]:
     tries = state.tries.get(fault.block, 0) + 1
     policy = state.policy
     if fault.passing and tries < policy.attempts and state.repeats < policy.budget:
-        entry = Again(_one(fault.block), now + policy.wait * 2 ** (tries - 1))
+        entry = Again(_one(fault.block), now + policy.wait * 2 ** (tries - 1) * _jitter(fault.block, tries))
         seen = {**state.tries, fault.block: tries}
         state = replace(state, again=(*state.again, entry), repeats=state.repeats + 1, tries=seen)
         return state, TryAgain(fault.block, tries, fault.error)
     return _given_up(state, fault.block), Fail(fault, tries)
+
+
+def _jitter(block: int, tries: int) -> float:
+    """Return a factor from 0.75 to 1.25 that differs from block to block, so that repeats do not come all at once."""
+    return 0.75 + 0.5 * ((block * 0.618033988749895 + tries * 0.414213562373095) % 1.0)
 
 
 def _given_up(state: State, block: int) -> State:
