@@ -33,8 +33,15 @@ class Verbs(TyperGroup):
         """Return the verbs in the order they were added, the most used first."""
         return list(self.commands)
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read the words of the command line; KeyboardInterrupt is answered before typer gives it an exit code of its own."""
+        try:
+            return super().make_context(*arguments, **options)
+        except KeyboardInterrupt:
+            _interrupted()
+
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; KeyboardInterrupt is answered before typer gives it an exit code of its own."""
+        """Run the verb; KeyboardInterrupt is answered likewise."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -76,22 +83,39 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _stop_like_ctrl_c()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="ndbatch")
-    except NdbatchError as error:
-        tell(error.message)
-        raise SystemExit(exit_code(error)) from None
     except KeyboardInterrupt:
         _interrupted()
-    except BrokenPipeError:
+    except Exception as error:
+        if _is_interruption(error):
+            _interrupted()
+        _end_with(error)
+    raise SystemExit(0)
+
+
+def _end_with(error: Exception) -> NoReturn:
+    """Say what is wrong and leave with its exit code."""
+    if isinstance(error, NdbatchError):
+        tell(error.message)
+        raise SystemExit(exit_code(error)) from None
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe left; nothing to say
         raise SystemExit(FAILED) from None
-    except OSError as error:
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         tell(f"{where}{error.strerror or error}")
         raise SystemExit(REFUSED) from None
-    except Exception as error:
-        tell(_unexpected(error))
-        raise SystemExit(FAILED) from None
-    raise SystemExit(0)
+    tell(_unexpected(error))
+    raise SystemExit(FAILED) from None
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C is behind `error`: modules written in C turn it into an ImportError while they are imported."""
+    seen = 0
+    while error is not None and seen < 20:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
 
 
 def exit_code(error: NdbatchError) -> int:

@@ -72,7 +72,7 @@ class DaskExecutor(Executor):
 
     def _connect(self, address: str) -> Any:
         try:
-            return self._distributed.Client(address, timeout=20, set_as_default=False)
+            return self._distributed.Client(address, timeout=10, set_as_default=False)
         except (OSError, TimeoutError) as error:
             raise RemoteError(
                 f"cluster.address: no dask scheduler answers at {address} ({error}); start one with: dask scheduler",
@@ -141,13 +141,14 @@ class DaskExecutor(Executor):
             self._key = ""
 
     def close(self) -> None:
-        """Disconnect, and stop the cluster where it was started here."""
-        try:
-            self._forget()
-        finally:
-            self._client.close()
-            if self._cluster is not None:
-                self._cluster.close()
+        """Disconnect, and stop the cluster where it was started here. A second Ctrl-C waits for that, about a second."""
+        with _deaf_to_ctrl_c():
+            try:
+                self._forget()
+            finally:
+                self._client.close()
+                if self._cluster is not None:
+                    self._cluster.close()
 
 
 @contextmanager
@@ -157,7 +158,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
     A terminal sends Ctrl-C to the whole process group, but only the driver decides. Signal masks are inherited: by the
     thread in which dask starts its workers, and by every worker that this thread starts or restarts.
     """
-    resource_tracker.ensure_running()  # type: ignore[attr-defined]  # it lifts the mask of the thread that starts it
+    resource_tracker.ensure_running()  # it lifts the mask of the thread that starts it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

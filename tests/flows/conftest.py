@@ -139,6 +139,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 def ndbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Job:
     """A job of 8 blocks over image.zarr (uint16, values 0 to 65535, chunks as the blocks), in the current folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     data = np.linspace(0, 65535, num=int(np.prod(SHAPE))).round().astype("uint16").reshape(SHAPE)
     volume = nb.create(
         f"{tmp_path}/image.zarr", shape=SHAPE, dtype="uint16", chunks=tuple(BLOCK.values()), voxel_size=(2, 1, 1)
