@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from ndbatch import engine, events
-from ndbatch.config.quantities import parse_seconds
 from ndbatch.executors.base import Executor, Reply, WorkerDeath
 from ndbatch.journal import RECEIPT, Entry, Failure, Journal
 from ndbatch.plan.model import Plan
@@ -96,14 +95,13 @@ class Driver:
 
     def _work(self, stage: Stage) -> Work:
         names = {load.name for load in stage.loads} | set(stage.stores)
-        limit = self.plan.config.time_limit
         return Work(
             stage=stage,
             steps=self.plan.steps,
             infos=self.plan.infos,
             volumes={name: self.volumes[name] for name in sorted(names)},
             grid=self.plan.grid,
-            time_limit=None if limit is None else parse_seconds(limit),
+            time_limit=self.plan.config.time_limit_seconds,
             memory_limit=self.plan.memory_limit,
             search=str(self.plan.config.base),
         )

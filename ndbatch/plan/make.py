@@ -9,7 +9,6 @@ from typing import Any
 import psutil
 
 from ndbatch.config.model import Cluster, Config, Input
-from ndbatch.config.quantities import parse_bytes
 from ndbatch.errors import ConfigError, NdbatchError, PlanError
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.journal import Journal
@@ -107,8 +106,8 @@ def capacity(cluster: Cluster) -> tuple[int, int]:
     """Return the number of workers and the bytes each may use. PlanError where more is promised than the machine has."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = 1 if cluster.kind == "inline" else cores if cluster.workers == "auto" else cluster.workers
-    if cluster.memory != "auto":
-        return workers, parse_bytes(cluster.memory)
+    if cluster.memory_bytes is not None:
+        return workers, cluster.memory_bytes
     return workers, int(0.8 * psutil.virtual_memory().available / workers)
 
 
