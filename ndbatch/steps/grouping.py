@@ -45,14 +45,17 @@ def merged_by_key(
     kept: list[pa.RecordBatch] = []
     size = 0
     for batch in rows:
+        if not batch.num_rows:
+            continue
         kept.append(batch)
         size += batch.nbytes
         if size >= limit or len(kept) >= GATHERED:
             made = combine(_together(kept))
             if made.nbytes > limit // 2:
                 runs.add(made)
-                made = made.slice(0, 0)
-            kept, size = [made], made.nbytes
+                kept, size = [], 0
+            else:
+                kept, size = [made], made.nbytes
     rest = [combine(_together(kept))] if kept else []
     yield from _swept([iter(rest), *runs.opened()], key, combine)
 
