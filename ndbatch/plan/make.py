@@ -113,7 +113,8 @@ def capacity(cluster: Cluster) -> tuple[int, int]:
 
 def _open(name: str, entry: Input, config: Config) -> Volume:
     try:
-        overrides = entry.model_dump(exclude={"url"}, exclude_none=True)
+        # A token is for a service, and no scheme that is known here is one: what opens it refuses the scheme.
+        overrides = entry.model_dump(exclude={"url", "token"}, exclude_none=True)
         return api.open(entry.url, base=config.base, **overrides)
     except NdbatchError as error:
         error.message = f"inputs.{name}: {error.message}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ndbatch.config.model import Config, Output
+from ndbatch.config.model import VOXEL_TYPES, Config, Output
 from ndbatch.errors import ConfigError, Denied, NotFound, PlanError
 from ndbatch.geometry import Box, Shape, common_multiple
 from ndbatch.plan.model import TableTarget, Target
@@ -89,6 +89,11 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
     if not store_class(address.scheme).abilities.shared and config.cluster.kind not in ("inline", "threads"):
         raise PlanError(
             f"outputs.{name}: {address.url} lives in one process only; use cluster: {{kind: threads}}, or another store"
+        )
+    if info.dtype.name not in VOXEL_TYPES:
+        raise PlanError(
+            f"outputs.{name}: {info.dtype} is no type of voxel that a volume can hold; set dtype to one of "
+            f"{', '.join(VOXEL_TYPES)}"
         )
     kind = Kind(output.kind) if output.kind else info.kind
     if not output.create:

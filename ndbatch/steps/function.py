@@ -175,12 +175,9 @@ class FunctionOperation(Operation):
             arguments["block"] = BlockInfo(block.index, block.core, given, self.axes, self.voxel_size)
         try:
             returned = function(**arrays, **arguments) if self.named else function(*arrays.values(), **arguments)
-        except MemoryError:
+        except (MemoryError, KeyboardInterrupt):
             raise
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # sys.exit() of a function must not end the worker, or the run, in silence
+        except BaseException as error:  # sys.exit() in a function must not end the worker, or the run, in silence
             raise self._raised(error) from error
         return self._checked(returned, given, box)
 

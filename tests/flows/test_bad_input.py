@@ -44,6 +44,18 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"cluster": {"kind": "inline", "memory": "100 MB"}},
         ("a worker may use", "raise cluster: memory"),
     ),
+    "a token for a service that is not known": (
+        {"inputs": {"image": {"url": "https://example.org/a.zarr", "token": {"env": "NDBATCH_NO_SUCH"}}}},
+        ("inputs.image", "https", "unknown scheme"),
+    ),
+    "a block that does not fit the memory": (
+        {
+            "steps": [{"os.path:join": {**STEP, "memory": 20000.0}}],
+            "cluster": {"kind": "inline", "memory": "400 MB"},
+            "blocks": {"z": 16, "y": 32, "x": 32},
+        },
+        ("blocks of z: 16, y: 32, x: 32 need", "a worker may use 0.37 GiB", "would fit"),
+    ),
     "ids into floating point": (
         {
             "steps": [{"threshold": {**STEP, "output": "mask", "value": 9}}, {"components": {**STEP, "input": "mask"}}],
@@ -150,6 +162,13 @@ def test_a_truncated_file_is_refused_or_fails_its_blocks(ndbatch: Job, name: str
     else:
         told.failed(name)
         assert not nb.open(f"{ndbatch.run}/out.zarr").attributes["complete"]
+
+
+def test_voxels_of_a_type_that_no_volume_holds(ndbatch: Job) -> None:
+    tifffile.imwrite(ndbatch.folder / "waves.tif", np.zeros((8, 16, 16), "complex64"))
+    ndbatch.configure(inputs={"image": "waves.tif"}, blocks="auto", outputs={"out": "out.zarr"})
+    ndbatch("run", "job.yaml").refused("outputs.out", "complex64", "dtype")
+    assert not ndbatch.run.exists()
 
 
 def test_a_dataset_that_is_not_in_the_file(ndbatch: Job) -> None:
@@ -402,6 +421,10 @@ WRONG = {
         ("returned nothing (None)", "does it return one at its end?"),
     ),
     "text": ("if block.index == 5:\n        return 'done'", ("returned",)),
+    "no Exception": (
+        "if block.index == 5:\n        raise type('Odd', (BaseException,), {})('as it is')",
+        ("raised Odd: as it is",),
+    ),
     "recursion": ("if block.index == 5:\n        return work(image, block)", ("RecursionError",)),
     "no sentence": ("if block.index == 5:\n        raise KeyError()", ("raised KeyError",)),
     "several lines": (
