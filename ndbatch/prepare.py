@@ -36,7 +36,7 @@ def _open(target: Target, plan: Plan, journal: Journal) -> Volume:
     done = sum(len(journal.done(stage.index)) for stage in plan.stages if target.name in stage.stores)
     if done:
         raise PlanError(
-            f"outputs.{target.name}: {address.url} is gone, but the journal says that {done} blocks of it are done; "
+            f"outputs.{target.name}: {address.url} is gone, but the journal says that {done} of its blocks are done; "
             "start over with --fresh"
         )
     Path(address.path).parent.mkdir(parents=True, exist_ok=True) if Path(address.path).is_absolute() else None
@@ -64,14 +64,19 @@ def start_over(plan: Plan) -> None:
 
 
 def _created_before(directory: Path, plan: Plan) -> Mapping[str, Any]:
-    """Return the outputs of the earlier run; where its journal is damaged, those of this plan inside the run directory."""
+    """Return the outputs that the earlier run created; where its journal is damaged or lost its plan, those of this plan
+    that lie inside the run directory."""
     try:
         with Journal.read(directory) as journal:
-            outputs = dict(journal.document.get("outputs", {}))
+            known = journal.document
     except NdbatchError:
-        outputs = dict(plan.document()["outputs"])
-        return {n: e for n, e in outputs.items() if str(directory) in str(e["url"]) and e["created"]}
-    return {name: entry for name, entry in outputs.items() if entry["created"]}
+        known = {}
+    if not known:
+        paths = {name: table.path for name, table in plan.tables.items()}
+        paths |= {name: Path(target.address.path) for name, target in plan.targets.items()}
+        ours = {n: e for n, e in plan.document()["outputs"].items() if paths[n].is_relative_to(directory)}
+        return {name: entry for name, entry in ours.items() if entry["created"]}
+    return {name: entry for name, entry in known["outputs"].items() if entry["created"]}
 
 
 def _remove(entry: Mapping[str, Any], directory: Path) -> None:

@@ -65,10 +65,21 @@ def check(directory: Path, *, rebuild: bool = False) -> CheckReport:
             found.extend([mismatch] if mismatch else [])
     if rebuild and found:
         with Journal.write(directory) as journal:
-            for stage in {m.stage for m in found}:
-                journal.forget(stage, [m.block for m in found if m.stage == stage])
-            journal.unset("complete")
+            _take_back(journal, document, found)
     return CheckReport(directory, count, tuple(found), salvaged, lost)
+
+
+def _take_back(journal: Journal, document: Mapping[str, Any], found: list[Mismatch]) -> None:
+    """Take back the receipts of what is not as it was written; of a file that one process writes at the end, all of them."""
+    for stage in document["stages"]:
+        blocks = [m.block for m in found if m.stage == stage["index"]]
+        if not blocks:
+            continue
+        keys = [f"written:{name}" for name in stage["stores"] if journal.get(f"written:{name}")]
+        journal.forget(stage["index"], journal.done(stage["index"]) if keys or min(blocks) < 0 else blocks)
+        for key in keys:
+            journal.unset(key)
+    journal.unset("complete")
 
 
 def _compare(journal: Journal, document: Mapping[str, Any], directory: Path) -> Iterator[tuple[int, Mismatch | None]]:

@@ -16,6 +16,9 @@ def write_bytes(path: Path, data: bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(sibling, path)
+    except OSError as error:
+        sibling.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
         sibling.unlink(missing_ok=True)
         raise

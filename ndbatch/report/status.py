@@ -18,6 +18,7 @@ _MEANING = {
     "running": "running",
     "done": "done",
     "failed": "ended with failed blocks; ndbatch retry tries those again",
+    "ended": "ended with an error; the same command says it again, or goes on",
     "interrupted": "interrupted; the same command continues it",
     "dead": "the process that ran it ended without a word; the same command continues it",
 }
@@ -33,6 +34,9 @@ def status_lines(journal: Journal, now: float | None = None) -> list[str]:
     status, document = journal.status, journal.document
     counts, traffic, found = settled_counts(journal), stage_traffic(journal.directory), journal.facts()
     overall = sum(counts, Counts())
+    failures = journal.failures()
+    if status == "failed" and not failures:
+        status = "ended"
     lines = [f"{document.get('name', 'run')}: {_MEANING.get(status, status)}{_who(journal, status)}"]
     lines.append(f"  {_progress(overall)}{_since(journal, now)}")
     for stage, outcome in zip(document.get("stages", []), counts, strict=True):
@@ -41,7 +45,6 @@ def status_lines(journal: Journal, now: float | None = None) -> list[str]:
         parts = [_progress(outcome), rate_words(seen), _left(outcome, seen, now) if running else ""]
         lines.append(f"  [{stage['index'] + 1}/{len(counts)}] {stage['name']}: {', '.join(p for p in parts if p)}")
         lines += [f"      {name}: {told}" for name, told in facts(found.get(stage["index"], {}))]
-    failures = journal.failures()
     for failure in failures[:TOLD_FAILURES]:
         first = failure.error.strip().splitlines()[0] if failure.error.strip() else "no message"
         lines.append(f"  block {failure.block} ({failure.box}): {failure.kind}: {first}")

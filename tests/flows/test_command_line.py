@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from pyarrow import parquet
 
 import ndbatch as nb
 
-from .conftest import Job, files, voxels
+from .conftest import BLOCK, Job, files, voxels
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "examples/data/nuclei_cells3d.tif"
@@ -225,3 +226,62 @@ def test_output_that_nobody_reads_is_no_mistake(ndbatch: Job) -> None:
     assert process.returncode in (0, 1), err
     assert "Traceback" not in err, err
     assert np.array_equal(voxels(ndbatch.run / "out.zarr"), ndbatch.image())
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+@pytest.mark.parametrize("name", ["out.zarr", "out.h5::/out", "out.tif"])
+def test_an_output_that_came_to_harm_is_made_again(ndbatch: Job, name: str, harm: str) -> None:
+    """Of a file that one process writes at the end nothing is kept: it is made anew as a whole."""
+    chunks = {} if name.endswith("tif") else {"chunks": {"z": 8, "y": 16, "x": 16}}
+    ndbatch.configure(outputs={"out": {"url": name, **chunks}}, cluster={"kind": "threads", "workers": 2})
+    assert ndbatch("run", "job.yaml", "-q").code == 0
+    out = ndbatch.run / name.partition("::")[0]
+    if harm == "gone":
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+    elif out.suffix == ".zarr":
+        os.truncate(out / "0/c/0/1/0", 30)
+    elif out.suffix == ".h5":
+        with h5py.File(out, "a") as file:
+            file["out"][3, 3, 3] += 1
+    else:
+        data = out.read_bytes()
+        out.write_bytes(data[: len(data) // 2] + b"harm" + data[len(data) // 2 + 4 :])
+    ndbatch("check", "job.yaml").failed("not as they were written", "--rebuild")
+    ndbatch("check", "job.yaml", "--rebuild").failed("run the configuration again")
+    mended = ndbatch("run", "job.yaml", "-q")
+    assert mended.code == 0, mended.said
+    assert np.array_equal(voxels(ndbatch.run / name), ndbatch.image())
+    assert ndbatch("check", "job.yaml").code == 0
+
+
+@pytest.mark.parametrize("harm", [b"", b"no database at all\n" * 300])
+def test_a_journal_that_is_lost_altogether_can_be_started_over(ndbatch: Job, harm: bytes) -> None:
+    beside = f"{ndbatch.run}-2/table.csv"
+    text = "def work(image, block):\n    return image, [{'block': block.index}]\n"
+    outputs = {"out": {"url": "out.zarr", "chunks": BLOCK}, "rows": beside}
+    ndbatch.function(text, step={"table": "rows"}, outputs=outputs)
+    assert ndbatch("run", "job.yaml", "-q").code == 0
+    for path in ndbatch.run.glob("journal.sqlite*"):
+        path.unlink()
+    (ndbatch.run / "journal.sqlite").write_bytes(harm)
+    ndbatch("run", "job.yaml").refused("journal.sqlite cannot be trusted", "--rebuild")
+    ndbatch("check", "job.yaml", "--rebuild").refused("the journal holds no plan", "--fresh")
+    ndbatch("run", "job.yaml", "--fresh").refused(beside, "exists already")
+    Path(beside).unlink()
+    fresh = ndbatch("run", "job.yaml", "-q", "--fresh")
+    assert fresh.code == 0, fresh.said
+    assert np.array_equal(voxels(ndbatch.run / "out.zarr"), ndbatch.image())
+
+
+def test_a_run_that_an_error_ended_is_not_said_to_have_failed_blocks(ndbatch: Job) -> None:
+    assert ndbatch("run", "job.yaml", "-q").code == 0
+    shutil.rmtree(ndbatch.run / "out.zarr")
+    ndbatch("run", "job.yaml").refused("out.zarr", "is gone", "--fresh")
+    told = ndbatch("status", "job.yaml").out
+    assert "failed blocks" not in told
+    assert "ended with an error" in told
+
+
+def test_pictures_that_cannot_be_written_are_named_as_asked(ndbatch: Job) -> None:
+    ndbatch("try", "job.yaml", "--picture", "absent/look.png").refused("absent/look.png")
+    ndbatch("show", "image.zarr", "-o", "absent/look.png").refused("absent/look.png")
