@@ -9,6 +9,8 @@ from typing import Any
 from ndbatch import events
 from ndbatch.config.load import from_mapping
 from ndbatch.errors import ConfigError
+from ndbatch.importing import about_to_act
+from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Volume
 from ndbatch.runner import Result, run
 from ndbatch.steps.function import Function
@@ -40,11 +42,12 @@ def map_blocks(
     context, clipped at the volume's edges), then `parameters` by name, and `block` if it has such a parameter. It returns
     an array of the shape it got (or of the block's core), rows of a table (a mapping of columns, a list of mappings, a
     data frame), or both as a pair. `output` is a volume from `create`, or an address where one is made; `table` a path
-    that ends in .parquet or .csv.
+    that ends in .parquet or .csv. Relative ones are taken from the current folder.
 
     `cluster` is inline, threads, processes, dask, or a mapping as in the YAML. Raises NdbatchError before the first
     block; failed blocks are counted in the Result.
     """
+    about_to_act("starts a run")
     volumes = dict(inputs) if isinstance(inputs, Mapping) else {"image": inputs}
     if output is None and table is None:
         raise ConfigError("map_blocks: give output= (a volume or its address), table= (a path), or both")
@@ -91,5 +94,5 @@ def _input(volume: Volume | str) -> dict[str, Any]:
 
 def _output(volume: Volume | str, dtype: str | None) -> dict[str, Any]:
     if isinstance(volume, str):
-        return {"url": str(volume), "dtype": dtype}
+        return {"url": parse(volume, Path.cwd()).url, "dtype": dtype}
     return {"url": volume.url, "create": False, "dtype": volume.dtype.name, "kind": str(volume.kind)}

@@ -22,6 +22,7 @@ from ndbatch.drive import Driver, total
 from ndbatch.errors import Denied, JournalError, NdbatchError, RemoteError
 from ndbatch.executors import make_executor
 from ndbatch.finish import mark_complete, tidy, write_staged, write_tables
+from ndbatch.importing import about_to_act
 from ndbatch.journal import Journal
 from ndbatch.plan import Plan, make_plan
 from ndbatch.prepare import open_targets, start_over
@@ -67,6 +68,7 @@ def run(
     must have failed blocks. Observers are told every event. Without `report` no report.html is made. Raises NdbatchError
     before the first block is touched; failed blocks are not raised but counted in the Result.
     """
+    about_to_act("starts a run")
     config = as_config(config)
     plan = _plan(config, fresh=fresh)
     if retry_failed:

@@ -13,6 +13,7 @@ from typing import Any
 from ndbatch.config.model import Cluster, Config, Output
 from ndbatch.errors import ConfigError
 from ndbatch.geometry import Box
+from ndbatch.importing import about_to_act
 from ndbatch.plan import Plan, make_plan
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
@@ -45,6 +46,7 @@ def try_region(
     those of the slab around it, arrays are cut to the plane. Nothing of the user's is written: volumes go to memory,
     tables to a temporary folder. Raises NdbatchError.
     """
+    about_to_act("starts a run")
     config = as_config(config)
     plan = make_plan(config, resume=False)
     box = _place(plan, at, slice_only=slice_only)

@@ -57,12 +57,15 @@ class DaskExecutor(Executor):
     def _local_cluster(self, workers: int, scratch: Path) -> Any:
         import dask
 
+        from ndbatch.executors.nanny import QuietNanny
+
         scratch.mkdir(parents=True, exist_ok=True)
         with dask.config.set(QUIET), _deaf_to_ctrl_c():
             return self._distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
+                worker_class=QuietNanny,
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",  # any free port; the default is one port on every interface
                 memory_limit=0,

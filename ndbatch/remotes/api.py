@@ -14,6 +14,7 @@ import numpy as np
 
 from ndbatch.errors import PlanError, RemoteError
 from ndbatch.geometry import Shape
+from ndbatch.importing import about_to_act
 from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import ArraySpec, Kind, Volume
 from ndbatch.remotes.chunking import default_chunks
@@ -110,6 +111,7 @@ def create(
     `voxel_size` holds lengths by axis name (`{"z": "0.29 um"}`) or micrometres. With `overwrite` a volume that is there
     is removed first. Raises PlanError for what the format cannot hold, Conflict where something is there, Denied.
     """
+    about_to_act("creates a volume")
     address = parse(os.fspath(url), base or Path.cwd())
     store, source = store_class(address.scheme), like.spec if like is not None else None
     known_shape = source.shape if source else None

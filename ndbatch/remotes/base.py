@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ndbatch.errors import PlanError, RemoteError
 from ndbatch.geometry import Box, Shape
+from ndbatch.importing import about_to_act
 
 if TYPE_CHECKING:
     from ndbatch.remotes.address import Address
@@ -241,6 +242,7 @@ class Volume(ABC):
 
     def write(self, box: Box, data: Array) -> None:
         """Store `data` in `box`. The dtype must be the volume's own: casts are the caller's decision."""
+        about_to_act("writes a volume")
         if not self.abilities.write:
             raise RemoteError(f"{self.url}: {self.scheme} volumes cannot be written block by block", url=self.url)
         if not self.domain.contains(box):

@@ -14,6 +14,7 @@ import numpy as np
 
 from ndbatch.errors import PlanError, RemoteError, missing_extra
 from ndbatch.geometry import Box, Shape
+from ndbatch.importing import about_to_act
 from ndbatch.remotes.base import Array, Volume
 
 OPEN_VOLUMES = 64
@@ -51,6 +52,7 @@ def store(array: Any, volume: Volume, *, compute: bool = True) -> Any:
 
     With `compute=False` nothing is written: a lazy array is returned, and its `compute()` writes. Raises PlanError.
     """
+    about_to_act("writes a volume")
     da = _dask_array()
     if not volume.abilities.write:
         raise PlanError(f"{volume.url}: {volume.scheme} volumes cannot be written")

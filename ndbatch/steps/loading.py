@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from ndbatch.errors import ConfigError
+from ndbatch.importing import without_acting
 
 
 def text_of(function: Callable[..., Any]) -> str:
@@ -43,6 +44,12 @@ def load_function(text: str) -> Callable[..., Any]:
     for part in name.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, [n for n in dir(found) if not n.startswith("_")], n=1)
+            ended = _ENDED.get(getattr(found, "__name__", ""))
+            if ended:
+                raise ConfigError(
+                    f"{place} has no function {part!r} above the line where it {ended}, and workers do not do that again; "
+                    "put what the script does under: if __name__ == '__main__':"
+                )
             raise ConfigError(f"{place} has no function {part!r}" + (f"; did you mean {near[0]}?" if near else ""))
         found = getattr(found, part)
     if not callable(found):
@@ -100,6 +107,8 @@ def load_changed(text: str) -> Callable[..., Any]:
     if seen != _hash_of(file):
         _SEEN[file] = _hash_of(file)
         load_function.cache_clear()
+        if module.__name__ == "__main__":
+            raise ConfigError(f"{file} has changed since it was started; start it again")
         if module.__name__.startswith(_SCRIPT):
             del sys.modules[module.__name__]
         else:
@@ -112,6 +121,8 @@ def load_changed(text: str) -> Callable[..., Any]:
 _SEEN: dict[str, str] = {}
 """Source files of functions and the hash they had when they were imported."""
 _SCRIPT = "ndbatch_script_"
+_ENDED: dict[str, str] = {}
+"""Scripts without a main guard, by the name of their module, and what their import ended at."""
 
 
 def _hash_of(file: str) -> str:
@@ -156,22 +167,34 @@ def _not_found(place: str, missing: str) -> ConfigError:
 
 
 def _script(path: Path) -> ModuleType:
-    """Import a file that is no module on the path, under a name of its own, so that its main guard does not run."""
+    """Import a file that is no module on the path, under a name of its own, so that its main guard does not run.
+
+    The script that is running is imported already; without a main guard, others are imported up to where they act.
+    """
     if not path.exists():
         raise ConfigError(f"{path} does not exist")
+    running = sys.modules["__main__"]
+    file = getattr(running, "__file__", None)
+    if file is not None and Path(file).exists() and path.samefile(file):
+        return running
     name = f"{_SCRIPT}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with without_acting() as ended:
+        spec.loader.exec_module(module)
+    _ENDED[name] = "".join(ended)
     return module
 
 
 def source_hash(text: str) -> str:
     """Return a hash of the whole source file that the function is in: what it calls there counts too."""
     function = load_function(text)
+    place = text.rpartition(":")[0]
+    if place.endswith(".py"):
+        return _hash_of(place)
     try:
         file = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:

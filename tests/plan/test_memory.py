@@ -118,7 +118,6 @@ CASES: Mapping[str, tuple[str, list[dict[str, Any]], tuple[str, ...]]] = {
         [{"threshold": {"input": "image", "method": "hysteresis", "low": 150, "high": 190, "output": "out"}}],
         ("out",),
     ),
-    "percentile": ("image", [{"threshold": {"input": "image", "percentile": 90, "output": "out"}}], ("out",)),
     "split": ("labels", [{"components": {"input": "labels", "multilabel": True, "output": "out"}}], ("out",)),
     "intensity": (
         "labels image",
