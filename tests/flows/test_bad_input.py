@@ -186,11 +186,11 @@ def test_a_zarr_without_its_metadata(ndbatch: Job) -> None:
     assert not ndbatch.run.exists()
 
 
-@pytest.mark.parametrize("kind", ["inline", "processes"])
+@pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_a_truncated_chunk_fails_its_block_alone(ndbatch: Job, kind: str) -> None:
     chunk = ndbatch.folder / "image.zarr/0/c/1/0/1"
     chunk.write_bytes(chunk.read_bytes()[:20])
-    ndbatch.configure(cluster={"kind": kind, "workers": 1 if kind == "inline" else 2})
+    ndbatch.configure(cluster={"kind": kind, "workers": 2})
     ndbatch.alone("run", "job.yaml", "--quiet").failed(
         "1 block failed; 7 of 8 are done and kept",
         "block 5 (z: [8, 16], y: [0, 16], x: [16, 32])",
@@ -481,7 +481,7 @@ def work(image, block):
 
 
 def test_a_second_driver_is_refused_and_the_first_goes_on(ndbatch: Job) -> None:
-    ndbatch.function("import time\n\ndef work(image):\n    time.sleep(0.3)\n    return image\n")
+    ndbatch.function("import time\n\ndef work(image):\n    time.sleep(0.2)\n    return image\n")
     first = ndbatch.start("run", "job.yaml", "--quiet")
     try:
         _wait_for(ndbatch.run / "out.zarr/zarr.json")

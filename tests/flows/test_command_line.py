@@ -28,12 +28,12 @@ SPAN = {"z": [20, 44], "y": [0, 128], "x": [0, 128]}
 
 @pytest.fixture
 def nuclei(ndbatch: Job) -> Job:
-    """The main job over a part of the volume, small enough to be done in seconds: 8 blocks, 2 worker processes."""
+    """The main job over a part of the volume, small enough to be done in seconds: 4 blocks, 2 worker processes."""
     document = yaml.safe_load((ROOT / "configs/count-nuclei.yaml").read_text())
     document["inputs"]["image"]["url"] = str(DATA)
     document |= {
         "region": SPAN,
-        "blocks": {"z": 12, "y": 64, "x": 64},
+        "blocks": {"z": 24, "y": 64, "x": 64},
         "cluster": {"kind": "processes", "workers": 2, "memory": "1 GB"},
     }
     document["outputs"]["labels"] = {"url": "labels.zarr", "chunks": document["blocks"]}
@@ -59,18 +59,18 @@ def test_the_main_job_from_the_first_look_to_the_check(nuclei: Job) -> None:
     assert not list(run.glob("scratch*"))
     assert not list(run.glob("staging*"))
 
-    again = nuclei.alone("run", "job.yaml")
+    again = nuclei("run", "job.yaml")
     assert again.code == 0
     assert again.out.startswith("count-nuclei: everything was done before (")
     assert nuclei("check", "job.yaml").code == 0
 
     chunk = next(p for p in sorted((run / "labels.zarr/0/c").rglob("*")) if p.is_file())
     chunk.write_bytes(chunk.read_bytes()[:-9])
-    damaged = nuclei.alone("check", "job.yaml")
+    damaged = nuclei("check", "job.yaml")
     assert (damaged.code, "1 not as they were written" in damaged.out) == (1, True), damaged.said
     assert "Traceback" not in damaged.said
     assert nuclei("check", "job.yaml", "--rebuild").code == 1
-    mended = nuclei.alone("run", "job.yaml", "--quiet")
+    mended = nuclei("run", "job.yaml", "--quiet")
     assert mended.code == 0, mended.said
     assert np.array_equal(voxels(run / "labels.zarr"), labels)
     assert parquet.read_table(run / "cells.parquet").equals(table)
@@ -137,7 +137,7 @@ def poll(job: Job, done: int) -> dict[str, Any]:
     raise AssertionError(told.said)
 
 
-SLOW = "import time\n\ndef work(image):\n    time.sleep(0.25)\n    return image\n"
+SLOW = "import time\n\ndef work(image):\n    time.sleep(0.15)\n    return image\n"
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes", "dask"])
@@ -163,7 +163,7 @@ def test_ctrl_c_reaches_the_whole_group_and_the_same_command_completes(ndbatch: 
     assert stopped["status"] in ("interrupted", "stopped"), stopped["status"]
     assert stopped["holder"] is None
     assert nb.open(f"{ndbatch.run}/out.zarr").attributes["complete"] is False
-    rest = ndbatch.alone("run", "job.yaml", "--json")
+    rest = ndbatch("run", "job.yaml", "--json", "--set", "cluster={kind: threads, workers: 4}")
     assert rest.code == 0, rest.said
     document = json.loads(rest.out)
     assert document["session"]["counts"]["skipped"] >= 1
@@ -179,7 +179,7 @@ def test_ctrl_c_at_any_moment_of_the_start(ndbatch: Job, after: float) -> None:
     out, err = process.communicate(timeout=30)
     assert process.returncode in (0, 3), (process.returncode, out, err)
     assert "Traceback" not in out + err, err
-    again = ndbatch.alone("run", "job.yaml", "--quiet")
+    again = ndbatch("run", "job.yaml", "--quiet")
     assert again.code == 0, again.said
     assert np.array_equal(voxels(ndbatch.run / "out.zarr"), ndbatch.image())
 
