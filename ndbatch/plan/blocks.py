@@ -19,6 +19,9 @@ from ndbatch.steps.base import ArrayInfo
 BASE_BYTES = 150 * 2**20
 """A worker process with its libraries, before it holds a voxel (measured: 80 MB resident, 160 with tables)."""
 
+DASK_BYTES = 35 * 2**20
+"""What dask takes in a worker beside that."""
+
 AUTO_BYTES = 384 * 2**20
 """What `blocks: auto` lets the arrays of one worker take, if its limit allows: larger blocks gain little."""
 
@@ -47,6 +50,8 @@ class Workload:
     infos: Mapping[str, ArrayInfo]
     domain: Box
     region: Box
+    base: int = BASE_BYTES
+    """Bytes of a worker before it holds a voxel."""
 
     @property
     def frame(self) -> ArrayInfo:
@@ -71,7 +76,7 @@ class Workload:
                 made += sum(_bytes(out, info) for info in operation.arrays.values())
         core = self._extent(block, (0,) * len(block))
         stores = sum(_bytes(core, self.infos[name]) for name in stage.stores)
-        return Cost(int(BASE_BYTES + 2 * loads + made + working + 2 * stores), loads, stores, largest)
+        return Cost(int(self.base + 2 * loads + made + working + 2 * stores), loads, stores, largest)
 
     def peak(self, block: Shape) -> int:
         """Return the most bytes that any stage needs a worker."""
@@ -91,7 +96,7 @@ class Workload:
                 needed=smallest,
                 limit=limit,
             )
-        room = max(min(limit, BASE_BYTES + AUTO_BYTES), smallest)
+        room = max(min(limit, self.base + AUTO_BYTES), smallest)
         shapes = [b for b in candidates(unit, self.region.shape) if self.peak(b) <= room]
         return min(shapes, key=lambda block: (self._time(block, workers), block))
 

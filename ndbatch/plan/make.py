@@ -12,7 +12,7 @@ from ndbatch.config.model import Cluster, Config, Input
 from ndbatch.errors import ConfigError, NdbatchError, PlanError
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.journal import Journal
-from ndbatch.plan.blocks import Workload, require_alignment
+from ndbatch.plan.blocks import BASE_BYTES, DASK_BYTES, Workload, require_alignment
 from ndbatch.plan.identity import digest, identity, require_same
 from ndbatch.plan.model import Plan, Target
 from ndbatch.plan.program import Bound, compile_stages
@@ -50,7 +50,8 @@ def make_plan(config: Config, *, resume: bool = True) -> Plan:
     targets = volume_targets(config, stored, infos, region, sources)
     workers, limit = capacity(config.cluster)
     begun = _begun(config) if resume else None
-    work = Workload(stages, steps, infos, frame.domain, region)
+    base = BASE_BYTES + (DASK_BYTES if config.cluster.kind == "dask" else 0)
+    work = Workload(stages, steps, infos, frame.domain, region, base)
     grid = _grid(config, work, targets, begun, workers, limit)
     facts = identity(config, sources, targets, region, grid.block)
     plan = Plan(
