@@ -276,14 +276,15 @@ class Digits(Pass):
 
     def _percentiles(self, found: Mapping[str, Array]) -> Constant:
         values = [value_of_key(int(head), self.dtype) for head in found["heads"]]
-        values = [v.astype(np.float64) if v.dtype.kind in "fb" else v for v in values]
+        # Integers as Python's own: numpy's percentile takes the difference in the image's dtype, where it can wrap around.
+        values = [float(v) if v.dtype.kind == "f" else int(v) for v in values]
         pairs = zip(self.wanted, values[::2], values[1::2], found["weights"], strict=True)
         told = {name: _between(low, high, float(weight)) for name, low, high, weight in pairs}
         return Constant(told, told)
 
 
-def _between(low: Any, high: Any, weight: float) -> float:
-    """Return the value at `weight` between two, to the bit as numpy.percentile interpolates."""
+def _between(low: float, high: float, weight: float) -> float:
+    """Return the value at `weight` between two, to the bit as numpy.percentile interpolates where nothing overflows."""
     span = high - low
     return float(high - span * (1 - weight) if weight >= 0.5 else low + span * weight)
 
