@@ -38,8 +38,9 @@ def merged_by_key(
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches that together hold one row for each value of the column `key` (integers, no nulls), ascending.
 
-    `rows` are read once, in their order. `scratch` is a folder for the runs, which may be twice as large as all rows.
-    Holds about twice `limit` bytes of rows beside what `combine` needs to work on them.
+    `rows` are read once, in their order; a batch lacks the columns that none of its rows came with. `scratch` is a folder
+    for the runs, which may be twice as large as all rows. Holds about twice `limit` bytes of rows beside what `combine`
+    needs to work on them.
     """
     runs = _Runs(key, combine, scratch, limit)
     kept: list[pa.RecordBatch] = []

@@ -94,7 +94,7 @@ def _measured(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _working_bytes(labels: ArrayInfo, image: ArrayInfo | None, pairs: bool) -> float:
     """Return bytes a voxel: contiguous copies of the core, and rows and pairs where objects are as small as 30 voxels."""
     copies = labels.dtype.itemsize + (0 if image is None else image.dtype.itemsize)
-    return copies + (16.0 if image is None else 24.0) + (48.0 if pairs else 0.0)
+    return copies + (16.0 if image is None else 24.0) + (72.0 if pairs else 0.0)
 
 
 @dataclass(frozen=True)

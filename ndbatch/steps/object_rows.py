@@ -149,7 +149,7 @@ def rows_of_block(labels: Array, image: Array | None, box: Box, axes: str, pairs
             continue
         gathered.append(rows)
         size += _weight(rows)
-        if size > 2 * done + SLAB:
+        if size > 2 * done + 4 * SLAB:
             gathered = [combined(gathered)]
             size = done = _weight(gathered[0])
     return combined(gathered) if gathered else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,14 @@ def tally(owners: Array, values: Array, groups: int, counts: Array | None = None
         span = int(values.max()) - low + 1
         if groups * span <= 4 * len(values) + 65536:
             return _in_bins(owners, values, groups, low, span)
-    order = _order(owners, values)
+    narrow = values.dtype.itemsize <= 4
+    if narrow and counts is None:
+        keys = np.sort(_keys(owners, values))
+        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+        owners, values = _of_keys(keys[starts], values.dtype)
+        return ValueCounts(values, np.diff(starts, append=len(keys)), _offsets(owners, groups))
+    # What is merged is sorted in long stretches already, which a stable sort makes use of.
+    order = np.argsort(_keys(owners, values), kind="stable") if narrow else np.lexsort((values, owners))
     owners, values = owners[order], values[order]
     starts = np.flatnonzero(np.r_[True, (owners[1:] != owners[:-1]) | (values[1:] != values[:-1])])
     total = np.diff(starts, append=len(values)) if counts is None else np.add.reduceat(counts[order], starts)
@@ -87,19 +95,30 @@ def _in_bins(owners: Array, values: Array, groups: int, low: int, span: int) -> 
     return ValueCounts(found.astype(values.dtype, copy=False), bins[used], _offsets(used // span, groups))
 
 
-def _order(owners: Array, values: Array) -> Array:
-    """Return the order by group, then value: by one key of 64 bits where both fit, which is quicker."""
+def _keys(owners: Array, values: Array) -> Array:
+    """Return int64 that sort by group, then value; values have at most 32 bits, groups are below 2**31."""
     bits = 8 * values.dtype.itemsize
-    if bits > 32:
-        return np.lexsort((values, owners))
-    raw = values.view(f"u{values.dtype.itemsize}").astype(np.int64)
+    keys: Array = values.view(f"u{values.dtype.itemsize}").astype(np.int64)
     sign = 1 << (bits - 1)
     if values.dtype.kind == "i":
-        raw ^= sign
+        keys ^= sign
     elif values.dtype.kind == "f":
-        # Bits of floating point numbers sort as integers once negative ones are turned around.
-        raw = np.where(raw & sign, ~raw & ((1 << bits) - 1), raw | sign)
-    return np.argsort((owners.astype(np.int64) << bits) | raw)
+        # Bits of floating point numbers sort as integers once those of negative ones are turned over.
+        keys ^= np.where(keys & sign, (1 << bits) - 1, sign)
+    keys |= owners.astype(np.int64, copy=False) << bits
+    return keys
+
+
+def _of_keys(keys: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Return groups and values of `_keys`."""
+    bits = 8 * dtype.itemsize
+    sign = 1 << (bits - 1)
+    raw = keys & ((1 << bits) - 1)
+    if dtype.kind == "i":
+        raw ^= sign
+    elif dtype.kind == "f":
+        raw ^= np.where(raw & sign, sign, (1 << bits) - 1)
+    return keys >> bits, raw.astype(f"u{dtype.itemsize}").view(dtype)
 
 
 def _offsets(owners: Array, groups: int) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from scipy import ndimage
 from skimage.measure import regionprops
 
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box
 from ndbatch.remotes.base import Kind
-from ndbatch.steps.base import ArrayInfo, Patch
+from ndbatch.steps.base import ArrayInfo, Patch, Step
 from ndbatch.steps.measure import Measure
-from ndbatch.testing.steps import run_operation
+from ndbatch.testing.steps import StepSuite, run_operation
 
 DATA = Path(__file__).parents[3] / "shared/data"
 SHAPES = [(12, 14, 10), (5, 14, 10), (4, 4, 4), (1, 3, 7), (3, 5, 2)]
@@ -135,6 +136,87 @@ def test_a_small_spread_on_a_large_mean_is_not_lost() -> None:
     assert (row["intensity_mean"], row["intensity_std"]) == (2**31 + 0.5, 0.5)
 
 
+class TestMeasure(StepSuite):
+    """The step contract: any block, order, place and region."""
+
+    voxel_size = (2.0, 0.5, 0.25)
+
+    @pytest.fixture
+    def step(self) -> Step:
+        return Measure(labels="labels", intensity="image", percentiles=(2.5, 50, 100), output="cells")
+
+    @pytest.fixture
+    def arrays(self) -> Arrays:
+        random = np.random.default_rng(3)
+        smooth = ndimage.gaussian_filter(random.normal(size=(23, 31, 37)), 2)
+        labels = ndimage.label(smooth > 0.02)[0].astype("uint32")
+        return {"labels": labels, "image": (smooth * 10.0 ** random.integers(-9, 9, smooth.shape)).astype("float32")}
+
+    def moved(self, table: pa.Table, offset: Sequence[int]) -> pa.Table:
+        """Shift every position: centroids by way of the whole numbers they were divided from."""
+        voxels = table["voxels"].to_numpy()
+        for axis, by, size in zip("zyx", offset, self.voxel_size, strict=True):
+            for name in (f"bbox_min_{axis}", f"bbox_max_{axis}"):
+                table = replaced(table, name, table[name].to_numpy() + by)
+            centre = (np.rint(table[axis].to_numpy() * voxels) + voxels * by) / voxels
+            table = replaced(replaced(table, axis, centre), f"{axis}_um", centre * size)
+        return table
+
+
+def replaced(table: pa.Table, name: str, values: Any) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+label_images = st.sampled_from(["uint8", "int16", "uint32", "uint64"]).flatmap(
+    lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=2, max_dims=3, max_side=7), elements=st.integers(0, 4))
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), label_images, st.sampled_from(["uint8", "uint16", "int64", "uint64", "float32", "float64"]))
+def test_any_labels_and_any_image_equal_the_whole_array(data: st.DataObject, labels: Any, dtype: str) -> None:
+    floating = np.dtype(dtype).kind == "f"
+    elements: dict[str, Any] = {"allow_nan": False, "allow_infinity": False} if floating else {}
+    image = data.draw(npst.arrays(dtype, labels.shape, elements=elements))
+    block = data.draw(st.tuples(*(st.integers(1, n) for n in labels.shape)))
+    arrays = {"labels": labels, "image": image}
+    found = table(arrays, block, order=1)
+    assert found.equals(table(arrays, labels.shape))
+    rows = found.to_pylist()
+    assert [row["label"] for row in rows] == [n for n in np.unique(labels) if n]
+    for row in rows:
+        inside = labels == row["label"]
+        values, places = image[inside], np.argwhere(inside)
+        exact = [Fraction(value) for value in values.tolist()]
+        mean = sum(exact) / len(exact)
+        assert row["voxels"] == len(values)
+        for axis, at in zip("zyx"[-labels.ndim :], places.T, strict=True):
+            assert row[axis] == int(at.sum()) / len(at)
+            assert (row[f"bbox_min_{axis}"], row[f"bbox_max_{axis}"]) == (at.min(), at.max() + 1)
+        assert (row["intensity_min"], row["intensity_max"]) == (values.min(), values.max())
+        assert row["intensity_mean"] == float(mean)
+        variance = sum((value - mean) ** 2 for value in exact) / len(exact)
+        assert abs(Fraction(row["intensity_std"]) ** 2 - variance) <= variance / 2**50 or row["intensity_std"] < 1e-300
+
+
+def test_a_label_in_pieces_far_apart_is_one_object() -> None:
+    labels = np.zeros((4, 4, 200), "uint64")
+    labels[1, 1, 2:5], labels[2, 2, 190:196] = 2**64 - 1, 2**64 - 1
+    labels[3, 3, 100] = 2**53 + 1
+    image = np.arange(labels.size, dtype="uint16").reshape(labels.shape)
+    rows = table({"labels": labels, "image": image}, (2, 2, 16)).to_pylist()
+    assert [row["label"] for row in rows] == [2**53 + 1, 2**64 - 1]
+    values = image[labels == 2**64 - 1]
+    assert (rows[1]["voxels"], rows[1]["bbox_min_x"], rows[1]["bbox_max_x"]) == (9, 2, 196)
+    assert [rows[1][f"intensity_p{p}"] for p in (5, 50, 95)] == np.percentile(values, [5, 50, 95]).tolist()
+
+
+def test_positions_far_from_the_origin_do_not_overflow() -> None:
+    labels, offset = np.ones((64, 64, 64), "uint8"), (2**43, -(2**43), 2**40)
+    rows = run_operation(Measure(labels="labels", output="t"), {"labels": labels}, (64, 40, 64), offset=offset)["t"]
+    assert [rows[axis][0].as_py() for axis in "zyx"] == [start + 31.5 for start in offset]
+
+
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
@@ -190,3 +272,19 @@ def test_centroids_of_real_nuclei() -> None:
     rows = run_operation(Measure(labels="labels", output="t"), {"labels": labels}, (16, 32, 32))["t"].to_pylist()
     assert [(r["label"], r["voxels"]) for r in rows] == [(int(t["label"]), int(float(t["voxels"]))) for t in truth]
     assert np.allclose([[r[a] for a in "zyx"] for r in rows], [[float(t[a]) for a in "zyx"] for t in truth], atol=0.01)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs shared/data beside the checkout: em_fib25_medulla")
+def test_bodies_of_real_tissue() -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(DATA / "em_fib25_medulla/fib25_250.h5") as file:
+        arrays = {"labels": file["bodies"][:], "image": file["raw"][:]}
+    found = table(arrays, (100, 250, 125))
+    largest = int(np.argmax(found["voxels"].to_numpy()))
+    assert found.num_rows == 525
+    assert (found["label"][largest].as_py(), found["voxels"][largest].as_py()) == (114488, 3702057)
+    ids = found["label"].to_numpy()
+    for name, reference in (("mean", ndimage.mean), ("std", ndimage.standard_deviation), ("p50", ndimage.median)):
+        with np.errstate(invalid="ignore"):  # scipy divides by the voxels of ids that are not there
+            expected = reference(arrays["image"], arrays["labels"], ids)
+        np.testing.assert_allclose(found[f"intensity_{name}"], expected, rtol=1e-10)  # scipy rounds as it adds
