@@ -16,6 +16,9 @@ from ndbatch.runner import Result, run
 from ndbatch.steps.function import Function
 from ndbatch.units import Length
 
+NAMES = {"output": "result", "table": "table"}
+"""What the products are called in the run's configuration, by their role."""
+
 
 def map_blocks(
     function: Callable[..., Any] | str,
@@ -49,28 +52,14 @@ def map_blocks(
     """
     about_to_act("starts a run")
     volumes = dict(inputs) if isinstance(inputs, Mapping) else {"image": inputs}
-    if output is None and table is None:
-        raise ConfigError("map_blocks: give output= (a volume or its address), table= (a path), or both")
-    step = Function.of(
-        function,
-        inputs={role: role for role in volumes},
-        output=None if output is None else "result",
-        table=None if table is None else "table",
-        halo=halo,
-        dtype=dtype,
-        parameters=dict(parameters or {}),
-    )
-    outputs: dict[str, Any] = {}
-    if output is not None:
-        outputs["result"] = _output(output, dtype)
-    if table is not None:
-        outputs["table"] = {"url": str(Path(table).absolute())}
+    made = {"output": output, "table": table}
+    step = _step(function, volumes, made, halo=halo, dtype=dtype, parameters=dict(parameters or {}))
     document = {
         "name": name or step.title,
         "inputs": {role: _input(volume) for role, volume in volumes.items()},
         "region": dict(region) if region else None,
         "steps": (step,),
-        "outputs": outputs,
+        "outputs": {NAMES[role]: _output(role, place, dtype) for role, place in made.items() if place is not None},
         "blocks": blocks if isinstance(blocks, str) else dict(blocks),
         "cluster": {"kind": cluster} if isinstance(cluster, str) else dict(cluster),
         "retry": dict(retry or {}),
@@ -78,6 +67,16 @@ def map_blocks(
         "directory": None if directory is None else str(directory),
     }
     return run(from_mapping(document, Path.cwd()), fresh=fresh, observers=observers)
+
+
+def _step(
+    function: Callable[..., Any] | str, volumes: Mapping[str, Any], made: Mapping[str, Any], **own: Any
+) -> Function:
+    """Return the step that calls `function` on all volumes by their names."""
+    if all(place is None for place in made.values()):
+        raise ConfigError("map_blocks: give output= (a volume or its address), table= (a path), or both")
+    names = {role: None if place is None else NAMES[role] for role, place in made.items()}
+    return Function.of(function, inputs={role: role for role in volumes}, **names, **own)
 
 
 def _input(volume: Volume | str) -> dict[str, Any]:
@@ -92,7 +91,10 @@ def _input(volume: Volume | str) -> dict[str, Any]:
     return entry
 
 
-def _output(volume: Volume | str, dtype: str | None) -> dict[str, Any]:
-    if isinstance(volume, str):
-        return {"url": parse(volume, Path.cwd()).url, "dtype": dtype}
-    return {"url": volume.url, "create": False, "dtype": volume.dtype.name, "kind": str(volume.kind)}
+def _output(role: str, place: Volume | str | Path, dtype: str | None) -> dict[str, Any]:
+    """Return the configuration entry of the table, of a volume that is there, or of one to be made."""
+    if role == "table":
+        return {"url": str(Path(str(place)).absolute())}
+    if isinstance(place, Volume):
+        return {"url": place.url, "create": False, "dtype": place.dtype.name, "kind": str(place.kind)}
+    return {"url": parse(str(place), Path.cwd()).url, "dtype": dtype}

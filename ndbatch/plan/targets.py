@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ndbatch.config.model import VOXEL_TYPES, Config, Output
+from ndbatch.config.model import TABLE_ENDINGS, VOXEL_TYPES, Config, Output
 from ndbatch.errors import ConfigError, Denied, NotFound, PlanError
 from ndbatch.geometry import Box, Shape, common_multiple
 from ndbatch.plan.model import TableTarget, Target
@@ -20,8 +20,6 @@ from ndbatch.remotes.api import default_chunks
 from ndbatch.remotes.base import ArraySpec, Kind, Volume
 from ndbatch.remotes.registry import open_volume, store_class
 from ndbatch.steps.base import ArrayInfo
-
-TABLE_ENDINGS = (".parquet", ".csv")
 
 
 def volume_targets(

@@ -113,7 +113,29 @@ def create(
     """
     about_to_act("creates a volume")
     address = parse(os.fspath(url), base or Path.cwd())
-    store, source = store_class(address.scheme), like.spec if like is not None else None
+    store = store_class(address.scheme)
+    spec = _spec_of(str(url), address.scheme, like, shape, dtype, axes, chunks, shards, voxel_size, offset, kind)
+    store.check_spec(address, spec)
+    if overwrite:
+        store.delete(address)
+    return store.create(address, spec)
+
+
+def _spec_of(
+    url: str,
+    scheme: str,
+    like: Volume | None,
+    shape: Named | None,
+    dtype: Any,
+    axes: str | None,
+    chunks: Named | None,
+    shards: Named | None,
+    voxel_size: Mapping[str, Length] | Sequence[float] | None,
+    offset: Named | None,
+    kind: str | None,
+) -> ArraySpec:
+    """Return the spec of a volume to be created: what is given, then what `like` has, then defaults."""
+    source = like.spec if like is not None else None
     known_shape = source.shape if source else None
     if shape is None and known_shape is None:
         raise PlanError(f"create {url}: give shape=, or like= another volume")
@@ -123,26 +145,22 @@ def create(
     spec_shape = _along(shape, names, None, "shape") if shape is not None else tuple(known_shape or ())
     voxel_type = _dtype(dtype if dtype is not None else (source.dtype if source else "uint8"))
     spec_chunks = default_chunks(spec_shape, voxel_type, names)
-    if source is not None and like_fits and like is not None and like.scheme == address.scheme:
+    if source is not None and like_fits and like is not None and like.scheme == scheme:
         spec_chunks = source.chunks
     size = source.voxel_size if source and like_fits else None
     try:
-        spec = ArraySpec(
+        return ArraySpec(
             shape=_positive(spec_shape, "shape"),
             dtype=voxel_type,
             axes=_checked_axes(names, ndim),
             chunks=_positive(_along(chunks, names, spec_chunks, "chunks"), "chunks"),
             shards=_positive(_along(shards, names, spec_chunks, "shards"), "shards") if shards is not None else None,
             offset=_along(offset, names, source.offset if source and like_fits else (0,) * ndim, "offset"),
-            voxel_size=_size(voxel_size, names, size, str(url)) if voxel_size is not None else size,
-            kind=_kind(kind, str(url)) if kind else (source.kind if source else Kind.IMAGE),
+            voxel_size=_size(voxel_size, names, size, url) if voxel_size is not None else size,
+            kind=_kind(kind, url) if kind else (source.kind if source else Kind.IMAGE),
         )
     except RemoteError as error:
         raise PlanError(f"create {url}: {error}") from None
-    store.check_spec(address, spec)
-    if overwrite:
-        store.delete(address)
-    return store.create(address, spec)
 
 
 def named_size(
