@@ -22,7 +22,7 @@ BASE_BYTES = 150 * 2**20
 DASK_BYTES = 35 * 2**20
 """What dask takes in a worker beside that."""
 
-AUTO_BYTES = 384 * 2**20
+AUTO_BYTES = 256 * 2**20
 """What `blocks: auto` lets the arrays of one worker take, if its limit allows: larger blocks gain little."""
 
 BLOCK_COST = 50_000
