@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -155,6 +155,7 @@ class TestChannels(StepSuite):
     rank=st.integers(1, 3),
     binary=st.booleans(),
 )
+@example(array=np.array([[[0, 0, 0, 0, 1, 0, 1]]], np.uint16), block=(1, 1, 4), rank=3, binary=True)
 def test_any_blocks_of_anything(array: Array, block: tuple[int, int, int], rank: int, binary: bool) -> None:
     connectivity = {1: 6, 2: 18, 3: 26}[rank]
     step = Components.model_validate(
