@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ndbatch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "geometry", "units", "events", "importing"),
+    ("errors", "geometry", "units", "events", "importing", "casting"),
     ("remotes", "config", "steps", "ranges"),
     ("plan", "journal"),
     ("engine", "worker", "executors", "states"),

@@ -15,11 +15,11 @@ import pytest
 from pydantic import ValidationError
 from scipy import ndimage
 
+from ndbatch.casting import cast
 from ndbatch.errors import ConfigError, PlanError, StepError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Step
-from ndbatch.steps.cast import cast
 from ndbatch.steps.function import Function
 from ndbatch.steps.loading import load_changed, load_function, search_in, source_hash, text_of
 from ndbatch.testing.steps import StepSuite, run_operation
@@ -294,7 +294,7 @@ def run_bound(operation: Any) -> None:
 
 
 def test_function_objects_become_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert text_of(cast) == "ndbatch.steps.cast:cast"
+    assert text_of(cast) == "ndbatch.casting:cast"
     assert load_function(text_of(cast)) is cast
     script = tmp_path / "job.py"
     script.write_text("def f(image):\n    return image\n")
