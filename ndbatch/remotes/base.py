@@ -227,6 +227,11 @@ class Volume(ABC):
         """The box of all voxels, in absolute coordinates."""
         return self.spec.domain
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the places along the axis c, in order; () where the store knows none."""
+        return ()
+
     def read(self, box: Box) -> Array:
         """Return the voxels of `box`; RemoteError where it leaves the volume."""
         if not self.domain.contains(box):
