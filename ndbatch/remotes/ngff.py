@@ -124,6 +124,15 @@ def read_kind(attributes: Mapping[str, Any]) -> Kind:
     return Kind.LABELS if "image-label" in (ome if isinstance(ome, Mapping) else attributes) else Kind.IMAGE
 
 
+def channel_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the labels of the channels in the display settings (`omero`), in order; () where any is missing."""
+    ome = attributes.get("ome")
+    shown = (ome if isinstance(ome, Mapping) else attributes).get("omero")
+    entries = shown.get("channels") if isinstance(shown, Mapping) else None
+    names = [entry.get("label") if isinstance(entry, Mapping) else None for entry in entries or ()]
+    return tuple(map(str, names)) if all(names) else ()
+
+
 def with_label(attributes: Mapping[str, Any], names: Sequence[str], zarr_format: int) -> dict[str, Any]:
     """Return the attributes of a `labels` group with `names` added to its list of label images."""
     ome = dict(attributes.get("ome") or {}) if zarr_format == 3 else dict(attributes)

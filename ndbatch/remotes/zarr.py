@@ -151,6 +151,11 @@ class ZarrVolume(Volume):
         own = self._keeper().attributes.get(ngff.OWN, {})
         return {name: value for name, value in own.items() if name not in RESERVED}
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Labels of the channels in the display settings of the image."""
+        return ngff.channel_names(self._place.keeper.attributes) if "c" in self.axes else ()
+
     def set_attributes(self, values: Mapping[str, Any]) -> None:
         """Merge `values` into the document; the metadata file is replaced in one step."""
         taken = [name for name in values if name in RESERVED]
