@@ -11,6 +11,7 @@ from pathlib import Path
 from ndbatch.errors import PlanError
 from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import ArraySpec, Volume
+from ndbatch.remotes.viewing import split, view
 
 GROUP = "ndbatch.remotes"
 BUILT_IN = {
@@ -41,9 +42,9 @@ def store_class(scheme: str) -> type[Volume]:
 
 
 def open_volume(url: str | Address, base: Path | None = None) -> Volume:
-    """Open the volume at `url` with one small metadata read."""
-    address = url if isinstance(url, Address) else parse(url, base)
-    return store_class(address.scheme).open(address)
+    """Open the volume at `url` with one small metadata read; a view of it where the address has such options."""
+    stored, wanted = split(url if isinstance(url, Address) else parse(url, base))
+    return view(store_class(stored.scheme).open(stored), wanted)
 
 
 def create_volume(url: str | Address, spec: ArraySpec, base: Path | None = None) -> Volume:

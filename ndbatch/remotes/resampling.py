@@ -20,7 +20,7 @@ from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array, ArraySpec, Volume
 from ndbatch.remotes.views import Geometry
 
-PIECE = 2**21
+PIECE = 2**20
 """Voxels of the source that are read at once: coarse grids are made piece by piece, so that memory stays bounded."""
 
 Line = tuple[Array, Array, Array, Array]
@@ -130,7 +130,7 @@ def ratio(new: float, old: float) -> Fraction:
         near = exact.limit_denominator(10**digits)
         if near and abs(near - exact) < exact / 10**9:
             return near
-    return near
+    return near or exact
 
 
 def over_same_space(source: ArraySpec, sizes: tuple[float, ...]) -> Box:
