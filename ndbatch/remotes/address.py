@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from ndbatch.errors import PlanError
@@ -20,6 +21,8 @@ ENDINGS = {
     ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".he5": "hdf5",
     ".tif": "tiff", ".tiff": "tiff", ".btf": "tiff",
 }  # fmt: skip
+FOLDERS = ("n5", "precomputed", "zarr")
+"""Formats that are folders, which need no ending."""
 PLACES = {"s3": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "https", "file": "file"}
 """What a path may begin with, `s3://`, where it is not a path of this machine; and the one spelling that is kept."""
 PLACE_OPTIONS = {
@@ -33,6 +36,14 @@ SECRET = re.compile(r"secret|token|signature|password|credential|access.?key|^si
 """Names of options that hold secrets: never taken, and their values never shown."""
 
 
+class Token(Protocol):
+    """Where the secret of a service is: pickled, printed and compared as the reference that it is."""
+
+    def resolve(self) -> str:
+        """Return the secret, read now; Denied where it is missing."""
+        ...
+
+
 @dataclass(frozen=True)
 class Address:
     """Where a volume is: `scheme`, `path`, the part `inside` a file that holds several, and `options` by name."""
@@ -41,6 +52,8 @@ class Address:
     path: str
     inside: str = ""
     options: tuple[tuple[str, str], ...] = ()
+    token: Token | None = None
+    """What tells a service who asks; no part of `url`."""
 
     @property
     def place(self) -> str:
@@ -53,7 +66,7 @@ class Address:
         bare = _scheme_of_ending(self.path) == self.scheme
         text = self.path if bare else f"{self.scheme}://{self.path}"
         text += f"::{self.inside}" if self.inside else ""
-        return text + (f"?{urlencode(self.options, safe=":,")}" if self.options else "")
+        return text + (f"?{urlencode(self.options, safe=':,')}" if self.options else "")
 
     def option(self, name: str, default: str = "") -> str:
         """Return the option `name`, or `default`."""
@@ -80,6 +93,10 @@ class Address:
     def with_options(self, **options: str) -> Address:
         """Return the address with options added or replaced, sorted by name."""
         return replace(self, options=tuple(sorted({**dict(self.options), **options}.items())))
+
+    def with_token(self, token: Token) -> Address:
+        """Return the address with the reference to a secret, for the services that ask for one."""
+        return replace(self, token=token)
 
 
 def place_of(path: str) -> str:
@@ -112,8 +129,10 @@ def parse(url: str, base: Path | None = None) -> Address:
             f"{url!r}: cannot tell the format from the ending; use one of {', '.join(ENDINGS)}, or write the scheme, "
             f"such as zarr://{path}"
         )
-    if scheme not in ("memory",):
-        path = local_path(path, base) if place_of(path) == "file" else _tidy(path)
+    if place_of(path) != "file":
+        path = _tidy(path)
+    elif scheme in {*ENDINGS.values(), *FOLDERS}:
+        path = local_path(path, base)
     if colons and inside and not inside.startswith("/"):
         inside = "/" + inside
     return Address(scheme, path, inside, options)

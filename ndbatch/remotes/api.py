@@ -15,10 +15,12 @@ import numpy as np
 from ndbatch.errors import PlanError, RemoteError
 from ndbatch.geometry import Shape
 from ndbatch.importing import about_to_act
-from ndbatch.remotes.address import Address, parse
+from ndbatch.remotes.address import Address, Token, parse
 from ndbatch.remotes.base import ArraySpec, Kind, Volume
 from ndbatch.remotes.chunking import default_chunks
-from ndbatch.remotes.registry import open_volume, store_class
+from ndbatch.remotes.registry import store_class
+from ndbatch.remotes.viewing import OPTIONS as VIEW_OPTIONS
+from ndbatch.remotes.viewing import split, view
 from ndbatch.units import Length, micrometres
 
 __all__ = ["create", "default_chunks", "named_size", "open"]
@@ -36,6 +38,19 @@ def open(
     axes: str | None = None,
     offset: Named | None = None,
     kind: str | None = None,
+    t: int | None = None,
+    c: int | str | None = None,
+    transpose: str | None = None,
+    flip: str | Sequence[str] | None = None,
+    crop: Mapping[str, Sequence[Length]] | None = None,
+    pad: Mapping[str, int | Sequence[int]] | None = None,
+    translate: Mapping[str, Length] | None = None,
+    resample: str | None = None,
+    like: Volume | None = None,
+    grid: Mapping[str, Length | Sequence[Length]] | None = None,
+    dtype: str | None = None,
+    fill: float | None = None,
+    token: Token | None = None,
 ) -> Volume:
     """Open a volume with one small metadata read and no voxels.
 
@@ -45,23 +60,37 @@ def open(
     the axes in the order they are stored; `offset` the absolute position of the first voxel; `kind` image, labels or
     probability. Relative paths are taken from `base`, the current folder if not given.
 
+    The others make a view, which copies nothing: `t` and `c` take a place along these axes (a channel by its name too),
+    which go away; `transpose="zxy"` names the axes that become z, y, x; `flip="z"` runs backwards; `crop` keeps and `pad`
+    adds voxels ({"z": (0, 64)}); `translate` moves; `resample` ("nearest", "linear") puts the volume on the voxels of the
+    volume `like`, or of `grid` ({"z": "1 um", ...}, or (start, stop, size)); `dtype` casts, with a check; `fill` is the
+    value of voxels that were added. They may stand in the address too (`?t=0&flip=z`) and are applied in this order.
+    `token` tells a service who asks.
+
     Raises PlanError for a parameter that does not fit, NotFound, Denied or Corrupt for the volume.
     """
+    told = {name: value for name, value in locals().items() if name not in ("url", "base") and value is not None}
     if isinstance(url, Mapping):
-        said = {"level": level, "voxel_size": voxel_size, "axes": axes, "offset": offset, "kind": kind}
-        return _open_mapping({**url, **{name: value for name, value in said.items() if value is not None}}, base)
-    address = parse(os.fspath(url), base or Path.cwd())
-    if level is not None:
-        address = address.with_options(level=str(level))
-    volume = _open_with_axes(address, axes)
+        return _open_mapping({**url, **told}, base)
+    return _open_told(parse(os.fspath(url), base or Path.cwd()), told)
+
+
+def _open_told(address: Address, told: Mapping[str, Any]) -> Volume:
+    """Open what is stored, correct it by what was told of it, and lay the view over it."""
+    address, wanted = split(address)
+    if "level" in told:
+        address = address.with_options(level=str(told["level"]))
+    volume = _open_with_axes(address.with_token(told["token"]) if "token" in told else address, told.get("axes"))
     changes: dict[str, Any] = {}
-    if voxel_size is not None:
-        changes["voxel_size"] = _size(voxel_size, volume.axes, volume.voxel_size, volume.url)
-    if offset is not None:
-        changes["offset"] = _along(offset, volume.axes, volume.offset, f"{volume.url}: offset")
-    if kind is not None:
-        changes["kind"] = _kind(kind, volume.url)
-    return volume.override(**changes) if changes else volume
+    if "voxel_size" in told:
+        changes["voxel_size"] = _size(told["voxel_size"], volume.axes, volume.voxel_size, volume.url)
+    if "offset" in told:
+        changes["offset"] = _along(told["offset"], volume.axes, volume.offset, f"{volume.url}: offset")
+    if "kind" in told:
+        changes["kind"] = _kind(told["kind"], volume.url)
+    volume = volume.override(**changes) if changes else volume
+    wanted |= {name: value for name, value in told.items() if name in VIEW_OPTIONS}
+    return view(volume, {**wanted, "grid": told["like"].spec} if "like" in told else wanted)
 
 
 def _open_mapping(entry: Mapping[str, Any], base: Path | None) -> Volume:
@@ -82,11 +111,11 @@ def _open_with_axes(address: Address, axes: str | None) -> Volume:
 
     Naming the axes as ndbatch already sees them changes nothing: a volume may be opened again with its own facts.
     """
-    volume = open_volume(address)
+    volume = store_class(address.scheme).open(address)
     if axes is None or axes == volume.axes:
         return volume
     volume.close()
-    return open_volume(address.with_options(axes=axes))
+    return store_class(address.scheme).open(address.with_options(axes=axes))
 
 
 def create(

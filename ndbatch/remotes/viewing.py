@@ -1,7 +1,7 @@
 """The options that make a view of any volume: as text in an address, as values in YAML and Python.
 
-`image.zarr?t=0&c=DAPI&flip=z&region=z:0:64,y:10 um:20 um`. They are applied in the order of `OPTIONS`, whatever order they
-are written in: a place along t and c is taken; spatial axes are transposed, then flipped; a region is cut out and padded;
+`image.zarr?t=0&c=DAPI&flip=z&crop=z:0:64,y:10 um:20 um`. They are applied in the order of `OPTIONS`, whatever order they
+are written in: a place along t and c is taken; spatial axes are transposed, then flipped; a box is cut out and padded;
 the result is translated, laid on another grid, cast. Positions in each of them are those that the one before left.
 """
 
@@ -23,7 +23,7 @@ from ndbatch.remotes.views import SPATIAL, Cast, Crop, Flip, Geometry, Pad, Sele
 from ndbatch.units import has_unit, in_voxels, micrometres
 
 OPTIONS = (
-    "t", "c", "transpose", "flip", "region", "pad", "translate", "resample", "dtype", "fill", "grid",
+    "t", "c", "transpose", "flip", "crop", "pad", "translate", "resample", "dtype", "fill", "grid",
 )  # fmt: skip
 """Options of a view, in the order they are applied; `fill` belongs to pad and resample, `grid` to resample."""
 METHODS = ("nearest", "linear")
@@ -40,7 +40,7 @@ def view(volume: Volume, wanted: Mapping[str, Any]) -> Volume:
     """Return `volume` seen as `wanted` says; `volume` itself where that is nothing.
 
     Values are text, as in an address, or what YAML and Python have for it: `t`, `c` a number (`c` a name too); `transpose`
-    the source's spatial axes that become z, y, x, such as "zxy"; `flip` axes; `region` and `pad` a pair for each named
+    the source's spatial axes that become z, y, x, such as "zxy"; `flip` axes; `crop` and `pad` a pair for each named
     axis; `translate` a number for each; `resample` nearest or linear onto `grid`, which is the ArraySpec of another volume,
     or for each spatial axis a voxel size (micrometres, or text with a unit) or (start, stop, voxel size); `dtype` a type
     of voxel; `fill` the value of voxels that pad and resample add, 0 if not given. Raises PlanError for what does not fit.
@@ -105,11 +105,11 @@ def _flip(source: Volume, value: Any, wanted: Mapping[str, Any]) -> Geometry:
 
 def _crop(source: Volume, value: Any, wanted: Mapping[str, Any]) -> Geometry:
     start, stop = list(source.domain.start), list(source.domain.stop)
-    for at, ends in _named(source, value, "region", 2).items():
-        low, high = (_position(source, end, at, "region") for end in ends)
+    for at, ends in _named(source, value, "crop", 2).items():
+        low, high = (_position(source, end, at, "crop") for end in ends)
         if not start[at] <= low < high <= stop[at]:
             raise PlanError(
-                f"{source.url}: region {source.axes[at]}: [{low}, {high}) is not inside the volume, which is "
+                f"{source.url}: crop {source.axes[at]}: [{low}, {high}) is not inside the volume, which is "
                 f"[{start[at]}, {stop[at]}); pad adds voxels around it"
             )
         start[at], stop[at] = low, high
@@ -282,7 +282,7 @@ _MAKERS: Mapping[str, Callable[[Volume, Any, Mapping[str, Any]], Geometry]] = {
     "c": _select("c"),
     "transpose": _transpose,
     "flip": _flip,
-    "region": _crop,
+    "crop": _crop,
     "pad": _pad,
     "translate": _translate,
     "resample": _resample,
