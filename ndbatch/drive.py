@@ -12,7 +12,7 @@ from ndbatch import engine, events
 from ndbatch.executors.base import Executor, Reply, WorkerDeath
 from ndbatch.journal import RECEIPT, Entry, Failure, Journal
 from ndbatch.plan.model import Plan
-from ndbatch.plan.program import Stage
+from ndbatch.plan.program import Stage, ratio
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array, Volume
 from ndbatch.states import States
@@ -43,12 +43,14 @@ class Driver:
         begun = time.monotonic()
         done = self.journal.done(stage.index)
         orphans = self._orphans(stage)
-        planned = len(self.plan.grid)
+        grid = self.plan.blocks(stage)
+        planned = len(grid)
         idle = not len(Ranges.upto(planned).minus(done).minus(orphans))
         # Workers are started for the first block, so that a run with nothing left to do starts none.
-        state = engine.begin(planned, done, orphans, self._policy(self.plan.workers if idle else self._start().workers))
+        policy = self._policy(planned, self.plan.workers if idle else self._start().workers)
+        state = engine.begin(planned, done, orphans, policy)
         title = stage.title(self.plan.steps)
-        self.publish(events.StageStarted(stage.index, title, state.planned, state.skipped, self.plan.region.size))
+        self.publish(events.StageStarted(stage.index, title, state.planned, state.skipped, grid.bounds.size))
         self.counts[stage.index] = state.counts
         if not idle:
             state = self._loop(stage, state, self._start())
@@ -68,13 +70,13 @@ class Driver:
         self.journal.set_facts(stage.index, facts)
         return facts
 
-    def _policy(self, workers: int) -> engine.Policy:
+    def _policy(self, blocks: int, workers: int) -> engine.Policy:
         retry = self.plan.config.retry
         return engine.Policy(
             workers=workers,
             attempts=retry.attempts,
             kills=retry.kills,
-            budget=20 + int(retry.budget * len(self.plan.grid)),
+            budget=20 + int(retry.budget * blocks),
             wait=retry.wait,
         )
 
@@ -100,7 +102,7 @@ class Driver:
             steps=self.plan.steps,
             infos=self.plan.infos,
             volumes={name: self.volumes[name] for name in sorted(names)},
-            grid=self.plan.grid,
+            grid=self.plan.blocks(stage),
             time_limit=self.plan.config.time_limit_seconds,
             memory_limit=self.plan.memory_limit,
             search=str(self.plan.config.base),
@@ -152,7 +154,7 @@ class Driver:
 
     def _failure(self, stage: Stage, action: engine.Fail) -> Failure:
         fault = action.fault
-        box = self.plan.grid[fault.block].core.describe(self.plan.axes)
+        box = self.plan.blocks(stage)[fault.block].core.describe(self.plan.axes)
         return Failure(stage.index, fault.block, box, action.attempts, fault.kind, fault.error, fault.traceback)
 
     def _log(self, failure: Failure) -> None:
@@ -164,16 +166,21 @@ class Driver:
 
     def _orphans(self, stage: Stage) -> Ranges:
         """Return the blocks that cannot be done because blocks of earlier stages that they need have failed."""
-        everything = Ranges.upto(len(self.plan.grid))
-        lacking = {index: everything.minus(self.journal.done(index)) for index in stage.after | stage.beside}
-        if any(len(lacking[index]) for index in stage.after):
-            return everything
-        reach = [max((load.halo[i] for load in stage.loads), default=0) for i in range(self.plan.region.ndim)]
-        lost: set[int] = set()
+        grid, lost = self.plan.blocks(stage), set[int]()
+        if any(len(self._lacking(index)) for index in stage.after):
+            return Ranges.upto(len(grid))
+        reach = [0] * self.plan.region.ndim
+        for load in stage.loads:
+            by = ratio(self.plan.infos[load.name].scales, stage.scale)
+            reach = [max(r, h * f) for r, h, f in zip(reach, load.halo, by, strict=True)]
         for index in stage.beside:
-            for block in lacking[index]:
-                lost.update(self.plan.grid.touching(self.plan.grid[block].core.grow(reach)))
+            for block in self._lacking(index):
+                lost.update(grid.touching(grid[block].core.grow(reach)))
         return Ranges.of([np.array(sorted(lost), np.int64)]) if lost else Ranges()
+
+    def _lacking(self, index: int) -> Ranges:
+        """Return the blocks of stage `index` that are not done."""
+        return Ranges.upto(len(self.plan.blocks(self.plan.stages[index]))).minus(self.journal.done(index))
 
 
 def _done(stage: int, result: BatchResult) -> events.BlocksDone:
@@ -195,9 +202,9 @@ def _done(stage: int, result: BatchResult) -> events.BlocksDone:
 
 def total(counts: Mapping[int, events.Counts], plan: Plan) -> events.Counts:
     """Return the blocks of all stages by outcome; stages not begun are pending."""
-    blocks = len(plan.grid)
     result = events.Counts()
     for stage in plan.stages:
+        blocks = len(plan.blocks(stage))
         entry = counts.get(stage.index, events.Counts(planned=blocks, pending=blocks))
         # What was under way when the run stopped is not done.
         result += replace(entry, pending=entry.pending + entry.running, running=0)

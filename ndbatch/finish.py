@@ -48,7 +48,8 @@ class _Rows:
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         plan, journal, target = self._source
-        for _, payload in journal.payloads(target.stage, rows_key(target.step, target.role), plan.grid):
+        grid = plan.blocks(plan.stages[target.stage])
+        for _, payload in journal.payloads(target.stage, rows_key(target.step, target.role), grid):
             yield unpack_rows(payload)
 
 

@@ -6,8 +6,9 @@ Nothing here knows of files, steps or physical units. Axis order is the caller's
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 Shape = tuple[int, ...]
 
@@ -81,6 +82,16 @@ class Box:
         base = origin if origin is not None else (0,) * self.ndim
         return tuple(slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, base, strict=True))
 
+    def coarsened(self, by: Sequence[int]) -> Box:
+        """Return the box of the coarser voxels, `by[i]` voxels each counted from absolute 0, that hold any of this one."""
+        start = tuple(a // f for a, f in zip(self.start, by, strict=True))
+        return Box(start, tuple(-(-b // f) for b, f in zip(self.stop, by, strict=True)))
+
+    def refined(self, by: Sequence[int]) -> Box:
+        """Return the box of the finer voxels, `by[i]` to each of this one."""
+        start = tuple(a * f for a, f in zip(self.start, by, strict=True))
+        return Box(start, tuple(b * f for b, f in zip(self.stop, by, strict=True)))
+
     def aligned_to(self, step: Sequence[int], origin: Sequence[int]) -> Box:
         """Return the smallest box of whole `step` cells, counted from `origin`, that contains this one."""
         start = tuple(o + (a - o) // s * s for a, s, o in zip(self.start, step, origin, strict=True))
@@ -129,6 +140,17 @@ class Grid:
         if any(n <= 0 for n in block):
             raise ValueError(f"block shape {tuple(block)} has an extent below 1")
         return Grid(bounds, tuple(block), tuple(origin) if origin is not None else bounds.start)
+
+    def document(self) -> dict[str, Any]:
+        """Return the grid as JSON, which `Grid.described` reads."""
+        shapes = {"start": self.bounds.start, "stop": self.bounds.stop, "block": self.block, "origin": self.origin}
+        return {**{name: list(s) for name, s in shapes.items()}, "counts": list(self.counts), "blocks": len(self)}
+
+    @staticmethod
+    def described(document: Mapping[str, Any]) -> Grid:
+        """Return the grid that `document` describes."""
+        start, stop, block, origin = (tuple(document[name]) for name in ("start", "stop", "block", "origin"))
+        return Grid(Box(start, stop), block, origin)
 
     def __len__(self) -> int:
         return math.prod(self.counts)

@@ -193,5 +193,4 @@ def system_errors(directory: Path) -> Iterator[None]:
 def _started(plan: Plan) -> events.RunStarted:
     titles = tuple(stage.title(plan.steps) for stage in plan.stages)
     kind = plan.config.cluster.kind
-    blocks = len(plan.grid) * len(plan.stages)
-    return events.RunStarted(plan.config.name, str(plan.directory), kind, plan.workers, titles, blocks)
+    return events.RunStarted(plan.config.name, str(plan.directory), kind, plan.workers, titles, plan.tasks)

@@ -9,7 +9,7 @@ from typing import Any
 from ndbatch.geometry import Block
 from ndbatch.journal import Journal
 from ndbatch.plan.model import Plan
-from ndbatch.plan.program import Map, Stage
+from ndbatch.plan.program import Map, Stage, made_box
 from ndbatch.ranges import Ranges
 from ndbatch.steps.base import State
 
@@ -34,10 +34,10 @@ class States:
             scratch = self._plan.directory / "scratch" / f"{step}.{stage_pass.name}"
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
-            payloads = self._journal.payloads(
-                self._stage_of[step, number], f"{step}.{stage_pass.name}", self._plan.grid
-            )
-            self._known[step, number] = stage_pass.reduce(payloads, self._plan.grid, scratch)
+            stage = self._plan.stages[self._stage_of[step, number]]
+            grid = self._plan.blocks(stage)
+            payloads = self._journal.payloads(stage.index, f"{step}.{stage_pass.name}", grid)
+            self._known[step, number] = stage_pass.reduce(payloads, grid, scratch)
         return self._known[step, number]
 
     def facts(self, stage: Stage) -> dict[str, Any]:
@@ -71,14 +71,15 @@ class States:
         """Return what each block needs: by block, by step, by pass name."""
         if not self.needed(stage):
             return {}
-        return {index: self._for_block(stage, self._plan.grid[index]) for index in blocks}
+        grid = self._plan.blocks(stage)
+        return {index: self._for_block(stage, grid[index]) for index in blocks}
 
     def _for_block(self, stage: Stage, block: Block) -> dict[int, Mapping[str, Any]]:
         result: dict[int, Mapping[str, Any]] = {}
         for place, call in enumerate(stage.calls):
-            operation = self._plan.steps[call.step].operation
-            domain = next(iter(self._plan.infos.values())).domain
-            box = block.core if isinstance(call, Map) else block.core.grow(call.halo).intersect(domain)
+            step = self._plan.steps[call.step]
+            operation = step.operation
+            box = block.core if isinstance(call, Map) else made_box(step, call, stage, block, self._plan.infos)
             found = {
                 operation.passes[k].name: self.get(call.step, k).select(block, box) for k in self._passes(stage, place)
             }

@@ -14,6 +14,7 @@ from ndbatch.errors import JournalError, NdbatchError, RemoteError
 from ndbatch.geometry import Box, Grid
 from ndbatch.journal import Journal
 from ndbatch.journal.salvage import rebuild as salvage
+from ndbatch.plan.program import ratio
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.registry import open_volume
@@ -84,7 +85,6 @@ def _take_back(journal: Journal, document: Mapping[str, Any], found: list[Mismat
 
 def _compare(journal: Journal, document: Mapping[str, Any], directory: Path) -> Iterator[tuple[int, Mismatch | None]]:
     """Yield 1 and the mismatch, if any, of every block that wrote a volume."""
-    grid = grid_of(document)
     axes = str(document["axes"])
     for stage in document["stages"]:
         names = [name for name in stage["stores"] if name in document["outputs"]]
@@ -95,25 +95,22 @@ def _compare(journal: Journal, document: Mapping[str, Any], directory: Path) -> 
         except RemoteError as error:
             yield 0, Mismatch(stage["index"], -1, "all", error.message)
             continue
+        grid = Grid.described(stage["grid"])
+        scales = [ratio(document["outputs"][name]["scale"], stage["scale"]) for name in names]
         for receipt in journal.receipts(stage["index"]):
             index = int(receipt["block"])
-            reason = _differs(volumes, grid[index].core, int(receipt["checksum"]))
+            boxes = [grid[index].core.coarsened(by) for by in scales]
+            reason = _differs(volumes, boxes, int(receipt["checksum"]))
             mismatch = Mismatch(stage["index"], index, grid[index].core.describe(axes), reason) if reason else None
             yield 1, mismatch
 
 
-def _differs(volumes: list[Volume], box: Box, expected: int) -> str:
-    """Return why the voxels of `box` are not those of the receipt, or nothing."""
+def _differs(volumes: list[Volume], boxes: list[Box], expected: int) -> str:
+    """Return why the voxels of `boxes`, one a volume, are not those of the receipt, or nothing."""
     checksum = 0
     try:
-        for volume in volumes:
+        for volume, box in zip(volumes, boxes, strict=True):
             checksum = zlib.crc32(np.ascontiguousarray(volume.read(box)).data, checksum)
     except NdbatchError as error:
         return error.message
     return "" if checksum == expected else "the voxels are not those that were written"
-
-
-def grid_of(document: Mapping[str, Any]) -> Grid:
-    """Return the grid of blocks that a plan document describes."""
-    region = Box(tuple(document["region"]["start"]), tuple(document["region"]["stop"]))
-    return Grid.over(region, document["grid"]["block"], document["grid"]["origin"])

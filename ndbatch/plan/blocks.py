@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Box, Grid, Shape
-from ndbatch.plan.program import Apply, Bound, Map, Stage
+from ndbatch.plan.program import Apply, Bound, Map, Stage, ratio, times
 from ndbatch.steps.base import ArrayInfo
 
 BASE_BYTES = 150 * 2**20
@@ -43,39 +43,37 @@ class Cost:
 
 @dataclass(frozen=True)
 class Workload:
-    """The stages of a run and the voxels they go over: what a block of any shape costs."""
+    """Stages that go over the same blocks, and the voxels they go over: what a block of any shape costs.
+
+    Every shape here, and `region`, counts voxels of the stages' scale.
+    """
 
     stages: Sequence[Stage]
     steps: Sequence[Bound]
     infos: Mapping[str, ArrayInfo]
-    domain: Box
     region: Box
+    axes: str
     base: int = BASE_BYTES
     """Bytes of a worker before it holds a voxel."""
-
-    @property
-    def frame(self) -> ArrayInfo:
-        """The array that all others lie on."""
-        return next(iter(self.infos.values()))
 
     def cost(self, stage: Stage, block: Shape) -> Cost:
         """Return the cost of an interior block of `block` voxels. Every term is named; a test holds the sum against a run.
 
         One block is computed while the next one is read and the last one is written, so loads and stores count twice.
         """
-        boxes = {load.name: self._extent(block, load.halo) for load in stage.loads}
-        loads = sum(_bytes(boxes[load.name], self.infos[load.name]) for load in stage.loads)
+        loads = sum(self._bytes(stage, block, load.halo, self.infos[load.name]) for load in stage.loads)
         made, working, largest = 0, 0.0, math.prod(block)
         for call in stage.calls:
-            operation = self.steps[call.step].operation
-            box = self._extent(block, self._context(call))
-            largest = max(largest, math.prod(box))
-            working = max(working, operation.working_bytes * math.prod(box))
+            step = self.steps[call.step]
+            source = self.infos[next(iter(step.sources.values()))]
+            size = math.prod(self._extent(stage, block, self._context(call), source))
+            largest = max(largest, size)
+            working = max(working, step.operation.working_bytes * size)
             if isinstance(call, Apply):
-                out = self._extent(block, call.halo)
-                made += sum(_bytes(out, info) for info in operation.arrays.values())
-        core = self._extent(block, (0,) * len(block))
-        stores = sum(_bytes(core, self.infos[name]) for name in stage.stores)
+                arrays = (replace(info, scale=step.scale) for info in step.operation.arrays.values())
+                made += sum(self._bytes(stage, block, call.halo, info) for info in arrays)
+        none = (0,) * len(block)
+        stores = sum(self._bytes(stage, block, none, self.infos[name]) for name in stage.stores)
         return Cost(int(self.base + 2 * loads + made + working + 2 * stores), loads, stores, largest)
 
     def peak(self, block: Shape) -> int:
@@ -125,13 +123,19 @@ class Workload:
         if isinstance(call, Map):
             return operation.passes[call.number].halo
         own = operation.halo or (0,) * len(call.halo)
-        return tuple(a + b for a, b in zip(call.halo, own, strict=True))
+        return tuple(a + b for a, b in zip(times(call.halo, operation.scale), own, strict=True))
 
-    def _extent(self, block: Shape, halo: Shape) -> Shape:
-        return tuple(min(n + 2 * h, d) for n, h, d in zip(block, halo, self.domain.shape, strict=True))
+    def _extent(self, stage: Stage, block: Shape, halo: Shape, info: ArrayInfo) -> Shape:
+        """Return the extent, in the voxels of `info`, of a block of `stage` with `halo` of them around it."""
+        by = ratio(info.scales, stage.scale)
+        sides = zip(block, by, halo, info.domain.shape, strict=True)
+        return tuple(min(-(-n // f) + 2 * h, whole) for n, f, h, whole in sides)
+
+    def _bytes(self, stage: Stage, block: Shape, halo: Shape, info: ArrayInfo) -> int:
+        return math.prod(self._extent(stage, block, halo, info)) * info.dtype.itemsize
 
     def _named(self, shape: Shape) -> str:
-        return ", ".join(f"{name}: {n}" for name, n in zip(self.frame.axes, shape, strict=True))
+        return ", ".join(f"{name}: {n}" for name, n in zip(self.axes, shape, strict=True))
 
 
 def candidates(unit: Shape, region: Shape) -> Iterator[Shape]:
@@ -156,10 +160,6 @@ def require_alignment(block: Shape, unit: Shape, region: Box, axes: str) -> None
             + ", ".join(f"{name}: {value}" for name, value in nearest.items()),
             nearest=nearest,
         )
-
-
-def _bytes(shape: Shape, info: ArrayInfo) -> int:
-    return math.prod(shape) * info.dtype.itemsize
 
 
 def _gib(count: int) -> str:

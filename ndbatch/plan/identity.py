@@ -12,13 +12,17 @@ from typing import Any
 
 from ndbatch.config.model import Config
 from ndbatch.errors import PlanError
-from ndbatch.geometry import Box, Shape
+from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.plan.model import Target
 from ndbatch.remotes.base import Volume
 
 
 def identity(
-    config: Config, sources: Mapping[str, Volume], targets: Mapping[str, Target], region: Box, block: Shape
+    config: Config,
+    sources: Mapping[str, Volume],
+    targets: Mapping[str, Target],
+    region: Box,
+    grids: Mapping[Shape, Grid],
 ) -> dict[str, Any]:
     """Return the facts that decide the output, as JSON types."""
     facts = {
@@ -32,9 +36,14 @@ def identity(
             for name in config.outputs
         },
         "region": {"start": list(region.start), "stop": list(region.stop)},
-        "block": list(block),
+        "blocks": {scale_name(scale): list(grid.block) for scale, grid in grids.items()},
     }
     return dict(json.loads(json.dumps(facts, default=str)))
+
+
+def scale_name(scale: Shape) -> str:
+    """Return a scale as the word that the facts keep: `1 2 2`."""
+    return " ".join(map(str, scale))
 
 
 def digest(facts: Mapping[str, Any]) -> str:

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import psutil
 
 from ndbatch.config.model import Cluster, Config, Input
 from ndbatch.errors import ConfigError, NdbatchError, PlanError
-from ndbatch.geometry import Box, Grid, Shape
+from ndbatch.geometry import Box, Shape
 from ndbatch.journal import Journal
-from ndbatch.plan.blocks import BASE_BYTES, DASK_BYTES, Workload, require_alignment
 from ndbatch.plan.identity import digest, identity, require_same
-from ndbatch.plan.model import Plan, Target
-from ndbatch.plan.program import Bound, compile_stages
-from ndbatch.plan.targets import (
-    output_dtypes,
-    require_free,
-    require_writable,
-    table_targets,
-    volume_targets,
-    write_unit,
-)
+from ndbatch.plan.layout import Work, lay_out
+from ndbatch.plan.model import Plan
+from ndbatch.plan.program import Bound
+from ndbatch.plan.targets import output_dtypes, require_free, require_writable, table_targets
 from ndbatch.remotes import api
 from ndbatch.remotes.base import Kind, Volume
 from ndbatch.steps.base import ArrayInfo
@@ -42,29 +36,25 @@ def make_plan(config: Config, *, resume: bool = True) -> Plan:
     sources = {name: _open(name, entry, config) for name, entry in config.inputs.items()}
     infos = {name: _info(volume) for name, volume in sources.items()}
     _require_one_frame(infos)
-    steps = _bind(config, infos)
-    _require_used(config, steps)
     frame = next(iter(infos.values()))
     region = _region(config, frame)
-    stages, stored = compile_stages(steps, infos, frozenset(config.outputs))
-    targets = volume_targets(config, stored, infos, region, sources)
+    steps = _bind(config, infos, region)
+    _require_used(config, steps)
     workers, limit = capacity(config.cluster)
     begun = _begun(config) if resume else None
-    base = BASE_BYTES + (DASK_BYTES if config.cluster.kind == "dask" else 0)
-    work = Workload(stages, steps, infos, frame.domain, region, base)
-    grid = _grid(config, work, targets, begun, workers, limit)
-    facts = identity(config, sources, targets, region, grid.block)
+    layout = lay_out(Work(config, steps, infos, sources, region, workers, limit), begun)
+    facts = identity(config, sources, layout.targets, region, layout.grids)
     plan = Plan(
         config=config,
         sources=sources,
         infos=infos,
         steps=steps,
-        stages=stages,
-        costs=tuple(work.cost(stage, grid.block) for stage in stages),
-        grid=grid,
+        stages=layout.stages,
+        costs=layout.costs,
+        grids=layout.grids,
         region=region,
-        targets=targets,
-        tables=table_targets(config, steps, stages),
+        targets=layout.targets,
+        tables=table_targets(config, steps, layout.stages),
         workers=workers,
         memory_limit=limit,
         identity=facts,
@@ -80,27 +70,6 @@ def make_plan(config: Config, *, resume: bool = True) -> Plan:
     if resume:
         require_writable(plan.directory, plan.targets, plan.tables)
     return plan
-
-
-def _grid(
-    config: Config,
-    work: Workload,
-    targets: Mapping[str, Target],
-    begun: Mapping[str, Any] | None,
-    workers: int,
-    limit: int,
-) -> Grid:
-    """Return the blocks: as asked for, as begun, or chosen. PlanError where they do not fit memory or output chunks."""
-    unit, origin = write_unit(targets, work.region)
-    if config.blocks != "auto":
-        block = _named_block(config.blocks, work.frame, unit, work.region)
-    elif begun and len(begun["identity"]["block"]) == work.region.ndim:
-        block = tuple(begun["identity"]["block"])
-    else:
-        block = work.choose(unit, workers, limit)
-    require_alignment(block, unit, work.region, work.frame.axes)
-    work.require_fit(block, unit, workers, limit)
-    return Grid.over(work.region, block, origin)
 
 
 def capacity(cluster: Cluster) -> tuple[int, int]:
@@ -142,7 +111,7 @@ def _require_one_frame(infos: Mapping[str, ArrayInfo]) -> None:
                 )
 
 
-def _bind(config: Config, infos: dict[str, ArrayInfo]) -> tuple[Bound, ...]:
+def _bind(config: Config, infos: dict[str, ArrayInfo], region: Box) -> tuple[Bound, ...]:
     """Bind every step in order; `infos` gains what they make."""
     steps = []
     for number, step in enumerate(config.steps, 1):
@@ -152,10 +121,31 @@ def _bind(config: Config, infos: dict[str, ArrayInfo]) -> tuple[Bound, ...]:
         except NdbatchError as error:
             error.message = f"step {number} ({step.kind}): {error.message}"
             raise
-        bound = Bound(step.kind, operation, step.sources, step.products)
-        infos.update({name: operation.arrays[role] for role, name in bound.array_names().items()})
+        frame = _frame_of(f"step {number} ({step.kind})", step.sources, infos)
+        bound = Bound(step.kind, operation, step.sources, step.products, frame)
+        infos.update(
+            {name: _placed(operation.arrays[role], bound, region) for role, name in bound.array_names().items()}
+        )
         steps.append(bound)
     return tuple(steps)
+
+
+def _frame_of(where: str, sources: Mapping[str, str], infos: Mapping[str, ArrayInfo]) -> Shape:
+    """Return the scale that the inputs of a step have in common. PlanError where they differ."""
+    (first, scale), *others = ((name, infos[name].scales) for name in sources.values())
+    for name, other in others:
+        if other != scale:
+            raise PlanError(
+                f"{where}: {first} and {name} have voxels of different size, {scale} and {other} times those of the inputs; "
+                "bring them to the same size first"
+            )
+    return scale
+
+
+def _placed(info: ArrayInfo, bound: Bound, region: Box) -> ArrayInfo:
+    """Return the array with its scale; a coarse one covers the region, as if that were the whole volume."""
+    coarse = any(n > 1 for n in bound.scale)
+    return replace(info, scale=bound.scale, domain=region.coarsened(bound.scale)) if coarse else info
 
 
 def _require_used(config: Config, steps: tuple[Bound, ...]) -> None:
@@ -190,14 +180,6 @@ def _position(value: Any, frame: ArrayInfo, axis: int, what: str) -> int:
     if value != int(value):
         raise ConfigError(f"{what}: {value} is not a whole voxel; write an integer, or a length such as 12 um")
     return int(value)
-
-
-def _named_block(sizes: Mapping[str, int], frame: ArrayInfo, unit: Shape, region: Box) -> Shape:
-    """Return the block asked for; axes not named take the whole region, in whole units."""
-    for axis in sizes:
-        if axis not in frame.axes:
-            raise ConfigError(f"blocks.{axis}: the volume's axes are {', '.join(frame.axes)}")
-    return tuple(sizes.get(axis, -(-n // u) * u) for axis, n, u in zip(frame.axes, region.shape, unit, strict=True))
 
 
 def _begun(config: Config) -> dict[str, Any] | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ndbatch.config.model import Config
-from ndbatch.geometry import Box, Grid
+from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.plan.blocks import Cost
-from ndbatch.plan.program import Bound, Map, Stage
+from ndbatch.plan.program import Bound, Map, Stage, ratio
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import ArraySpec, Volume
 from ndbatch.steps.base import ArrayInfo
@@ -57,7 +57,8 @@ class Plan:
     steps: tuple[Bound, ...]
     stages: tuple[Stage, ...]
     costs: tuple[Cost, ...]
-    grid: Grid
+    grids: Mapping[Shape, Grid]
+    """Blocks, by the scale of the stages that go over them."""
     region: Box
     targets: Mapping[str, Target]
     tables: Mapping[str, TableTarget]
@@ -77,30 +78,47 @@ class Plan:
         """Axis names of every array of the run."""
         return next(iter(self.infos.values())).axes
 
+    @property
+    def grid(self) -> Grid:
+        """The blocks of the run's inputs, which the first stage goes over."""
+        return self.grids[(1,) * self.region.ndim]
+
+    def blocks(self, stage: Stage) -> Grid:
+        """Return the blocks that `stage` goes over, in voxels of its scale."""
+        return self.grids[stage.scale]
+
+    @property
+    def tasks(self) -> int:
+        """Number of blocks of all stages together."""
+        return sum(len(self.blocks(stage)) for stage in self.stages)
+
     def requests(self, stage: Stage) -> int:
         """Return how many chunks the stage reads, those read again for context included (an estimate from an inner block)."""
-        total = 0
+        total, grid = 0, self.blocks(stage)
         for load in stage.loads:
             chunks = (
                 self.sources[load.name].chunks if load.name in self.sources else self.targets[load.name].spec.chunks
             )
+            by = ratio(self.infos[load.name].scales, stage.scale)
             per_block = 1
-            for n, h, c, extent in zip(self.grid.block, load.halo, chunks, self.region.shape, strict=True):
+            for n, f, h, c, extent in zip(grid.block, by, load.halo, chunks, grid.bounds.shape, strict=True):
+                n, extent = -(-n // f), -(-extent // f)
                 per_block *= min(-(-(n + 2 * h) // c) + (1 if h else 0), -(-extent // c) + (1 if h else 0))
-            total += per_block * len(self.grid)
+            total += per_block * len(grid)
         return total
 
     def document(self) -> dict[str, Any]:
         """Return the plan as JSON: what `plan.json`, `ndbatch plan --json` and the report show."""
-        count = len(self.grid)
         stages = [
             {
                 "index": stage.index,
                 "name": stage.title(self.steps),
-                "blocks": count,
+                "blocks": len(self.blocks(stage)),
+                "grid": self.blocks(stage).document(),
+                "scale": list(stage.scale),
                 "halo": [max((load.halo[i] for load in stage.loads), default=0) for i in range(self.region.ndim)],
-                "bytes_read": self.costs[stage.index].read * count,
-                "bytes_written": self.costs[stage.index].written * count,
+                "bytes_read": self.costs[stage.index].read * len(self.blocks(stage)),
+                "bytes_written": self.costs[stage.index].written * len(self.blocks(stage)),
                 "requests": self.requests(stage),
                 "memory": self.costs[stage.index].memory,
                 "what": stage.title(self.steps).split(" + "),
@@ -117,12 +135,7 @@ class Plan:
             "axes": self.axes,
             "voxel_size": list(info.voxel_size) if info.voxel_size else None,
             "region": {"start": list(self.region.start), "stop": list(self.region.stop)},
-            "grid": {
-                "block": list(self.grid.block),
-                "origin": list(self.grid.origin),
-                "counts": list(self.grid.counts),
-                "blocks": count,
-            },
+            "grid": self.grid.document(),
             "executor": {
                 "kind": self.config.cluster.kind,
                 "workers": self.workers,
@@ -143,6 +156,7 @@ class Plan:
                 "type": "volume",
                 "step": self._maker(name),
                 "created": target.create,
+                "scale": list(self.infos[name].scales),
                 **_volume_entry(target.address.url, target.spec),
             }
             for name, target in self.targets.items()

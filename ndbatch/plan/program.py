@@ -4,7 +4,11 @@
 global passes must be over before it can run. Everything of one depth is done in one look at the blocks, fused: arrays
 between steps live only in memory, for a block and its context, and are computed again in a later stage rather than
 stored. An array is stored on the way only where computing it again is impossible (labels that belong to their block
-are wanted with context) or forbidden (a user's function runs once a block).
+are wanted with context) or forbidden (a user's function runs once a block), or where it is asked for (`apart`).
+
+Arrays may have coarser voxels than the run's inputs. A step that makes them runs among the others, in blocks of its
+inputs; so does a step that reads them, if it only looks at one block at a time. One that has passes or tables, or that
+reads an array that is stored `apart`, goes over coarser blocks in stages of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ndbatch.geometry import Shape
+from ndbatch.geometry import Block, Box, Shape
 from ndbatch.steps.base import ArrayInfo, Operation
 
 
@@ -24,6 +28,18 @@ class Bound:
     operation: Operation
     sources: Mapping[str, str]
     products: Mapping[str, str]
+    frame: Shape
+    """Voxels of the run's inputs to one of the arrays that it reads, along each axis."""
+
+    @property
+    def scale(self) -> Shape:
+        """Voxels of the run's inputs to one of the arrays that it makes, along each axis."""
+        return times(self.frame, self.operation.scale)
+
+    @property
+    def looks_around(self) -> bool:
+        """Whether its blocks must be those of the arrays that it reads."""
+        return bool(self.operation.passes or self.operation.tables or self.operation.block_bound)
 
     def array_names(self) -> dict[str, str]:
         """Return the names of its arrays, by role."""
@@ -36,7 +52,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Load:
-    """Read the volume of `name` on the block's core grown by `halo`."""
+    """Read the volume of `name` on the block's core grown by `halo`, in that volume's voxels."""
 
     name: str
     halo: Shape
@@ -44,7 +60,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Apply:
-    """Make the arrays of step `step` on the core grown by `halo`; `rows` is whether its tables' rows are kept."""
+    """Make the arrays of step `step` on the core grown by `halo`, in their voxels; `rows`: its tables' rows are kept."""
 
     step: int
     halo: Shape
@@ -69,6 +85,8 @@ class Stage:
     calls: tuple[Apply | Map, ...]
     stores: tuple[str, ...]
     """Names of the arrays written to their volume."""
+    scale: Shape = ()
+    """Voxels of the run's inputs to one voxel of its blocks, along each axis."""
     after: frozenset[int] = frozenset()
     """Stages whose passes must have seen every block before this one can begin."""
     beside: frozenset[int] = frozenset()
@@ -88,19 +106,53 @@ def _pass_name(steps: Sequence[Bound], call: Map) -> str:
     return steps[call.step].operation.passes[call.number].name
 
 
+def times(scale: Shape, factor: Shape) -> Shape:
+    """Return the scale of voxels that are `factor` larger than those of `scale`; () is one everywhere."""
+    return tuple(a * b for a, b in zip(scale, factor, strict=True)) if factor else scale
+
+
+def ratio(coarse: Shape, fine: Shape) -> Shape:
+    """Return how many voxels of scale `fine` make one of scale `coarse`, along each axis."""
+    return tuple(a // b for a, b in zip(coarse, fine, strict=True))
+
+
+def made_box(step: Bound, call: Apply, stage: Stage, block: Block, infos: Mapping[str, ArrayInfo]) -> Box:
+    """Return what `call` makes for `block`: its core with context, in voxels of what the step makes.
+
+    A step that changes the scale sees the region as the whole volume.
+    """
+    core = block.core.coarsened(ratio(step.scale, stage.scale))
+    names = step.array_names().values()
+    source = infos[next(iter(step.sources.values()))].domain
+    domain = infos[next(iter(names))].domain if names and step.operation.scale else source
+    return core.grow(call.halo).intersect(domain)
+
+
 @dataclass
-class _Depths:
-    """When each step's passes and arrays can be made, given the arrays that are read back from storage."""
+class _Places:
+    """When and over which blocks each step runs, given the arrays that are read back from storage."""
 
     passes: list[list[int]] = field(default_factory=list)
+    """Depths of its passes."""
     apply: list[int] = field(default_factory=list)
+    """Depth from which on its arrays can be made."""
+    scale: list[Shape] = field(default_factory=list)
+    """Scale of the blocks it goes over."""
+    more: set[str] = field(default_factory=set)
+    """Arrays that must be stored, because what reads them goes over other blocks than what makes them."""
 
 
 def compile_stages(
-    steps: Sequence[Bound], infos: Mapping[str, ArrayInfo], kept: frozenset[str]
+    steps: Sequence[Bound],
+    infos: Mapping[str, ArrayInfo],
+    kept: frozenset[str],
+    apart: frozenset[str] = frozenset(),
 ) -> tuple[tuple[Stage, ...], frozenset[str]]:
-    """Return the stages, and the names of all arrays that are stored: those `kept` and those needed on the way."""
-    forced: frozenset[str] = frozenset()
+    """Return the stages, and the names of all arrays that are stored: those `kept` and those needed on the way.
+
+    What reads an array of `apart` reads it back from storage, in blocks of its voxels.
+    """
+    forced = apart
     while True:
         stages, more = _compile(steps, infos, kept, forced)
         if not more - forced:
@@ -116,35 +168,47 @@ def _stored(steps: Sequence[Bound], kept: frozenset[str], forced: frozenset[str]
 def _compile(
     steps: Sequence[Bound], infos: Mapping[str, ArrayInfo], kept: frozenset[str], forced: frozenset[str]
 ) -> tuple[tuple[Stage, ...], frozenset[str]]:
-    depths = _depths_of(steps, forced)
+    places = _places_of(steps, infos, forced)
+    if places.more - forced:
+        return (), frozenset(places.more)
     stored = _stored(steps, kept, forced)
     stages: list[Stage] = []
     more: set[str] = set()
-    made_at = {name: depths.apply[i] for i, step in enumerate(steps) for name in step.array_names().values()}
-    used = sorted({d for p in depths.passes for d in p} | _emitting_depths(steps, depths, kept | stored))
-    for depth in used:
-        draft = _Draft(steps, infos, depths, depth, stored, kept)
-        stage, wanted = draft.stage()
+    for depth, scale in _used(steps, places, kept | stored):
+        stage, wanted = _Draft(steps, infos, places, depth, scale, stored, kept).stage()
         more |= wanted
         stages.append(stage)
-    return _numbered(stages, used, steps, depths, made_at), frozenset(more)
+    return _numbered(stages, steps, places), frozenset(more)
 
 
-def _depths_of(steps: Sequence[Bound], forced: frozenset[str]) -> _Depths:
-    depths = _Depths()
+def _places_of(steps: Sequence[Bound], infos: Mapping[str, ArrayInfo], forced: frozenset[str]) -> _Places:
+    places = _Places()
     ready: dict[str, int] = {}
+    blocks: dict[str, Shape] = {}
     for step in steps:
-        first = max((ready.get(name, 0) for name in step.sources.values()), default=0)
+        sources = set(step.sources.values())
+        over = {name: blocks.get(name, infos[name].scales) for name in sources}
+        apart = {name for name in sources if over[name] != infos[name].scales}
+        if apart and (step.looks_around or len(set(over.values())) > 1):
+            places.more |= apart
+        first = max((ready.get(name, 0) for name in sources), default=0)
         count = len(step.operation.passes)
-        depths.passes.append([first + k for k in range(count)])
-        depths.apply.append(first + count)
+        places.passes.append([first + k for k in range(count)])
+        places.apply.append(first + count)
+        places.scale.append(next(iter(over.values()), step.frame))
         for name in step.array_names().values():
-            ready[name] = depths.apply[-1] + (1 if name in forced else 0)
-    return depths
+            ready[name] = places.apply[-1] + (1 if name in forced else 0)
+            blocks[name] = step.scale if name in forced else places.scale[-1]
+    return places
 
 
-def _emitting_depths(steps: Sequence[Bound], depths: _Depths, kept: frozenset[str]) -> set[int]:
-    return {depths.apply[i] for i, step in enumerate(steps) if any(name in kept for name in step.products.values())}
+def _used(steps: Sequence[Bound], places: _Places, kept: frozenset[str]) -> list[tuple[int, Shape]]:
+    """Return depth and scale of every stage: wherever a pass runs or something that is kept is made."""
+    used = {(depth, scale) for depths, scale in zip(places.passes, places.scale, strict=True) for depth in depths}
+    for index, step in enumerate(steps):
+        if any(name in kept for name in step.products.values()):
+            used.add((places.apply[index], places.scale[index]))
+    return sorted(used)
 
 
 def _grown(a: Shape | None, b: Shape) -> Shape:
@@ -158,12 +222,13 @@ class _Draft:
         self,
         steps: Sequence[Bound],
         infos: Mapping[str, ArrayInfo],
-        depths: _Depths,
+        places: _Places,
         depth: int,
+        scale: Shape,
         stored: frozenset[str],
         kept: frozenset[str],
     ) -> None:
-        self.steps, self.infos, self.depths, self.depth = steps, infos, depths, depth
+        self.steps, self.infos, self.places, self.depth, self.scale = steps, infos, places, depth, scale
         self.stored, self.kept = stored, kept
         self.needs: dict[str, Shape] = {}
         self.more: set[str] = set()
@@ -178,15 +243,16 @@ class _Draft:
             maps = self._maps(index)
             calls = [*maps, *([apply] if apply else []), *calls]
         loads = tuple(Load(name, halo) for name, halo in self.needs.items() if self._from_storage(name))
-        return Stage(self.depth, tuple(reversed(loads)), tuple(calls), tuple(reversed(stores))), frozenset(self.more)
+        stage = Stage(self.depth, tuple(reversed(loads)), tuple(calls), tuple(reversed(stores)), self.scale)
+        return stage, frozenset(self.more)
 
     def _from_storage(self, name: str) -> bool:
-        return name not in self.made or (name in self.stored and self.depths.apply[self.made[name]] < self.depth)
+        return name not in self.made or (name in self.stored and self.places.apply[self.made[name]] < self.depth)
 
     def _maps(self, index: int) -> list[Map]:
         step, result = self.steps[index], []
-        for number, at in enumerate(self.depths.passes[index]):
-            if at == self.depth:
+        for number, at in enumerate(self.places.passes[index]):
+            if (at, self.places.scale[index]) == (self.depth, self.scale):
                 stage_pass = step.operation.passes[number]
                 self._want(index, stage_pass.halo)
                 result.append(Map(index, number, f"{index}.{stage_pass.name}"))
@@ -195,7 +261,7 @@ class _Draft:
     def _apply(self, index: int, stores: list[str]) -> Apply | None:
         """Return the call that makes the arrays of a step here, if anything here wants them."""
         step = self.steps[index]
-        emits = self.depths.apply[index] == self.depth
+        emits = (self.places.apply[index], self.places.scale[index]) == (self.depth, self.scale)
         arrays = list(step.array_names().values())
         rows = emits and any(name in self.kept for name in step.table_names().values())
         written = [name for name in arrays if emits and name in self.stored]
@@ -203,15 +269,16 @@ class _Draft:
         if not (rows or written or wanted):
             return None
         stores.extend(reversed(written))
-        halo = (0,) * next(iter(self.infos.values())).ndim
+        halo = (0,) * len(self.scale)
         for name in wanted:
             halo = _grown(self.needs[name], halo)
         operation = step.operation
         if (operation.block_bound and any(halo)) or (operation.once and not emits):
             self.more.update(arrays)
-        self._want(
-            index, tuple(a + b for a, b in zip(halo, operation.halo or halo, strict=True)) if operation.halo else halo
-        )
+        context = times(halo, operation.scale)
+        if operation.halo:
+            context = tuple(a + b for a, b in zip(context, operation.halo, strict=True))
+        self._want(index, context)
         return Apply(index, halo, rows)
 
     def _want(self, index: int, halo: Shape) -> None:
@@ -219,15 +286,23 @@ class _Draft:
             self.needs[name] = _grown(self.needs.get(name), halo)
 
 
-def _numbered(
-    stages: Sequence[Stage], used: Sequence[int], steps: Sequence[Bound], depths: _Depths, made_at: Mapping[str, int]
-) -> tuple[Stage, ...]:
-    """Return the stages counted from 0, each knowing the earlier stages that it depends on."""
-    place = {depth: i for i, depth in enumerate(used)}
+def _numbered(stages: Sequence[Stage], steps: Sequence[Bound], places: _Places) -> tuple[Stage, ...]:
+    """Return the stages counted from 0, each knowing the earlier stages that it depends on.
+
+    A stage over other blocks must be over as a whole before what it wrote is read.
+    """
+    number = {(stage.index, stage.scale): i for i, stage in enumerate(stages)}
+    made_at = {
+        name: number.get((places.apply[i], places.scale[i]))
+        for i, step in enumerate(steps)
+        for name in step.array_names().values()
+    }
     result = []
-    for stage in stages:
+    for index, stage in enumerate(stages):
         involved = {call.step for call in stage.calls}
-        passes = {place[d] for i in involved for d in depths.passes[i] if d < stage.index}
-        loaded = {place[made_at[load.name]] for load in stage.loads if load.name in made_at}
-        result.append(replace(stage, index=place[stage.index], after=frozenset(passes), beside=frozenset(loaded)))
+        after = {number[d, places.scale[i]] for i in involved for d in places.passes[i] if d < stage.index}
+        loaded = {made_at[load.name] for load in stage.loads if load.name in made_at} - {None}
+        beside = {i for i in loaded if i is not None and stages[i].scale == stage.scale}
+        after |= {i for i in loaded if i is not None and i not in beside}
+        result.append(replace(stage, index=index, after=frozenset(after), beside=frozenset(beside)))
     return tuple(result)

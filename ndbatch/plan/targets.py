@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,12 +15,15 @@ from ndbatch.config.model import TABLE_ENDINGS, VOXEL_TYPES, Config, Output
 from ndbatch.errors import ConfigError, Denied, NotFound, PlanError
 from ndbatch.geometry import Box, Shape, common_multiple
 from ndbatch.plan.model import TableTarget, Target
-from ndbatch.plan.program import Bound, Stage
+from ndbatch.plan.program import Bound, Stage, times
 from ndbatch.remotes.address import ENDINGS, Address, parse
 from ndbatch.remotes.api import default_chunks
 from ndbatch.remotes.base import ArraySpec, Kind, Volume
 from ndbatch.remotes.registry import open_volume, store_class
 from ndbatch.steps.base import ArrayInfo
+
+LARGEST_WINDOW = 2**24
+"""Voxels of the inputs that one default chunk of a coarser array is made of at most."""
 
 
 def volume_targets(
@@ -31,9 +35,9 @@ def volume_targets(
     for name in sorted(stored):
         output = config.outputs.get(name)
         if output is None:
-            targets[name] = _scratch(config, name, infos[name], region)
+            targets[name] = _scratch(config, name, infos[name], region.coarsened(infos[name].scales))
             continue
-        target = _target(config, name, output, infos[name], region)
+        target = _target(config, name, output, infos[name], region.coarsened(infos[name].scales))
         if target.address.url in taken:
             raise PlanError(
                 f"outputs.{name}: {target.address.url} is {taken[target.address.url]} already; choose another url"
@@ -158,7 +162,7 @@ def _within(blocks: Mapping[Any, int] | str, info: ArrayInfo, region: Box) -> Sh
 
 
 def _spec(info: ArrayInfo, region: Box, chunks: Shape | None, shards: Shape | None, kind: Kind) -> ArraySpec:
-    chunks = chunks or default_chunks(region.shape, info.dtype, info.axes)
+    chunks = chunks or _default_chunks(region.shape, info)
     if shards is not None and any(s % c for s, c in zip(shards, chunks, strict=True)):
         raise PlanError(f"a shard of {shards} is not a whole number of chunks of {chunks}")
     return ArraySpec(
@@ -171,6 +175,15 @@ def _spec(info: ArrayInfo, region: Box, chunks: Shape | None, shards: Shape | No
         voxel_size=info.voxel_size,
         kind=kind,
     )
+
+
+def _default_chunks(shape: Shape, info: ArrayInfo) -> Shape:
+    """Return the default chunks of an array; smaller ones where a chunk is made of very many voxels of the inputs."""
+    chunks = list(default_chunks(shape, info.dtype, info.axes))
+    while math.prod(chunks) * math.prod(info.scales) > LARGEST_WINDOW and max(chunks) > 1:
+        largest = chunks.index(max(chunks))
+        chunks[largest] = -(-chunks[largest] // 2)
+    return tuple(chunks)
 
 
 def output_dtypes(config: Config, products: Mapping[str, str]) -> dict[str, np.dtype[Any]]:
@@ -189,28 +202,31 @@ def output_dtypes(config: Config, products: Mapping[str, str]) -> dict[str, np.d
     return result
 
 
-def write_unit(targets: Mapping[str, Target], region: Box) -> tuple[Shape, Shape]:
+def write_unit(targets: Mapping[str, tuple[Target, Shape]], windows: Shape, region: Box) -> tuple[Shape, Shape]:
     """Return the unit that blocks must be whole numbers of, and the voxel it is counted from.
 
-    Raises PlanError where existing volumes cannot agree on that voxel.
+    Each target comes with the voxels of a block to one of its own, along each axis. `windows` are the voxels that are pooled
+    into one by any step, counted from absolute 0. Raises PlanError where targets cannot agree.
     """
-    if not targets:
-        return (1,) * region.ndim, region.start
-    existing = [t for t in targets.values() if not t.create]
-    origin = existing[0].spec.offset if existing else region.start
-    for target in targets.values():
+    origin = tuple(a // w * w for a, w in zip(region.start, windows, strict=True))
+    fixed = [(t, by) for t, by in targets.values() if not t.create or math.prod(by) > 1]
+    anchor = ""
+    if fixed:
+        first, by = max(fixed, key=lambda entry: math.prod(entry[1]))
+        origin, anchor = times(first.spec.offset, by), f" with those of {first.address.url}"
+    units = [tuple(min(w, _cover(region, origin, i)) for i, w in enumerate(windows))]
+    for target, by in targets.values():
         spec = target.spec
-        apart = [(a - o) % u for a, o, u in zip(spec.offset, origin, spec.write_unit, strict=True)]
+        unit, offset = times(spec.write_unit, by), times(spec.offset, by)
+        apart = [(a - o) % u for a, o, u in zip(offset, origin, unit, strict=True)]
         if any(apart):
             legal = tuple(r - d for r, d in zip(region.start, apart, strict=True))
             raise PlanError(
-                f"the chunks of {target.address.url} do not line up with those of {existing[0].address.url}; start the region at "
+                f"the chunks of {target.address.url} do not line up{anchor}; start the region at "
                 + ", ".join(f"{n}: {v}" for n, v in zip(spec.axes, legal, strict=True))
             )
-    # A chunk or shard larger than the region is written by one block whatever its extent.
-    units = [
-        tuple(min(u, _cover(region, origin, i)) for i, u in enumerate(t.spec.write_unit)) for t in targets.values()
-    ]
+        # A chunk or shard larger than the region is written by one block whatever its extent.
+        units.append(tuple(min(u, _cover(region, origin, i)) for i, u in enumerate(unit)))
     return common_multiple(units), origin
 
 

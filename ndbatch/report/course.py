@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ndbatch.errors import MissingExtra
-from ndbatch.geometry import Box, Grid
+from ndbatch.geometry import Grid
 from ndbatch.report import figures
 from ndbatch.report.bottleneck import Times
 from ndbatch.report.markup import Content, Markup, element, joined, table
@@ -36,7 +36,7 @@ def course(journal: Journal, summary: dict[str, Any]) -> Markup:
         found = stage_timings(journal, stage)
         if found is not None:
             title = f"Time per block, {stage['name']}" if len(summary["stages"]) > 1 else "Time per block"
-            parts.append(_blocks(title, found, journal.document))
+            parts.append(_blocks(title, found, Grid.described(stage["grid"]), journal.document["axes"]))
     return joined(parts)
 
 
@@ -94,15 +94,15 @@ def _stages(summary: dict[str, Any]) -> Markup:
     return table(head, rows, numeric=range(1, len(head)))
 
 
-def _blocks(title: str, found: Timings, document: dict[str, Any]) -> Markup:
+def _blocks(title: str, found: Timings, grid: Grid, axes: str) -> Markup:
     """Return the time per block of a stage, and its slowest blocks."""
     if found.blocks < FEW:
-        return joined((element("h3", title), element("p", _trend(found)), _slowest(found, document)))
+        return joined((element("h3", title), element("p", _trend(found)), _slowest(found, grid, axes)))
     try:
         chart: Content = element("div", Markup(figures.time_per_block(found, title)), class_="wide")
     except MissingExtra as error:
         chart = element("p", str(error), class_="soft")
-    return joined((element("h3", title), element("p", _trend(found)), chart, _slowest(found, document)))
+    return joined((element("h3", title), element("p", _trend(found)), chart, _slowest(found, grid, axes)))
 
 
 def _trend(found: Timings) -> str:
@@ -120,9 +120,8 @@ def _trend(found: Timings) -> str:
     )
 
 
-def _slowest(found: Timings, document: dict[str, Any]) -> Markup:
+def _slowest(found: Timings, grid: Grid, axes: str) -> Markup:
     """Return the slowest blocks with their places, folded."""
-    grid, axes = _grid(document), document["axes"]
     rows: list[list[Content]] = []
     for block in slowest_rows(found):
         number = block["block"]
@@ -131,9 +130,3 @@ def _slowest(found: Timings, document: dict[str, Any]) -> Markup:
         rows.append([str(number), place, *seconds, str(block["worker"]), str(block["attempt"])])
     head = ("block", "place (voxels)", "time", "reading", "computing", "writing", "worker", "attempt")
     return element("details", element("summary", "Slowest blocks"), table(head, rows, numeric=(0, 2, 3, 4, 5, 6, 7)))
-
-
-def _grid(document: dict[str, Any]) -> Grid:
-    """Return the grid of blocks of the plan."""
-    region = Box(tuple(document["region"]["start"]), tuple(document["region"]["stop"]))
-    return Grid.over(region, document["grid"]["block"], document["grid"].get("origin"))

@@ -39,11 +39,18 @@ class ArrayInfo:
     axes: str
     voxel_size: tuple[float, ...] | None = None
     kind: Kind = Kind.IMAGE
+    scale: Shape = ()
+    """Voxels of the run's inputs to one of this array, along each axis; () is one everywhere. The planner's to set."""
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
         return self.domain.ndim
+
+    @property
+    def scales(self) -> Shape:
+        """`scale`, written out."""
+        return self.scale or (1,) * self.ndim
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,10 @@ class Operation(ABC):
     """Roles of the tables that `apply` gives rows of."""
     halo: Shape = ()
     """Context that `apply` needs of every input around the box it makes; () is none."""
+    scale: Shape = ()
+    """Voxels of the inputs to one voxel of the arrays, along each axis; () is one everywhere. Voxel j of an array belongs to
+    the input voxels from j * scale up to (j + 1) * scale, counted from absolute 0 and cut off at the region's ends, which
+    such an operation is given as if they were the volume's."""
     passes: tuple[Pass, ...] = ()
     working_bytes: float = 0.0
     """Peak memory of `apply` or of any pass beyond its inputs and outputs, in bytes a voxel of the input box."""
@@ -131,7 +142,8 @@ class Operation(ABC):
         """Return the voxels of `box` for every role in `arrays` and the rows of `block` for every role in `tables`.
 
         `inputs` cover `box` + halo, clipped to the volume, so that a mirrored boundary condition acts only at true edges.
-        `box` is the core, or larger where a following step needs context. Rows are only taken when `box` holds the core;
+        `box` is the core, or larger where a following step needs context; with `scale` it counts coarse voxels, and the
+        inputs cover `box` times `scale`, + halo. Rows are only taken when `box` holds the core;
         they belong to `block.core` alone. `states` holds the values of all passes by name.
         """
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ndbatch.errors import StepError
 from ndbatch.geometry import Block, Box
-from ndbatch.plan.program import Apply, Bound, Map
+from ndbatch.plan.program import Apply, Bound, Map, made_box, ratio
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import Patch
 from ndbatch.steps.cast import cast
@@ -30,7 +30,8 @@ def load(work: Work, block: Block) -> dict[str, Patch]:
     patches = {}
     for entry in work.stage.loads:
         volume = work.volumes[entry.name]
-        box = block.core.grow(entry.halo).intersect(volume.domain)
+        core = block.core.coarsened(work.ratio(entry.name))
+        box = core.grow(entry.halo).intersect(volume.domain)
         data = volume.read(box)
         data.flags.writeable = False
         patches[entry.name] = Patch(data, box)
@@ -52,7 +53,7 @@ def compute(
             payloads.append((call.key, block.index, stage_pass.map(inputs, block, own)))
         else:
             payloads.extend(_apply(work, step, call, block, known, own))
-    return {name: known[name].crop(block.core) for name in work.stage.stores}, payloads
+    return {name: known[name].crop(block.core.coarsened(work.ratio(name))) for name in work.stage.stores}, payloads
 
 
 def store(work: Work, block: Block, results: Mapping[str, Array]) -> int:
@@ -60,7 +61,7 @@ def store(work: Work, block: Block, results: Mapping[str, Array]) -> int:
     checksum = 0
     for name in work.stage.stores:
         data = np.ascontiguousarray(results[name])
-        work.volumes[name].write(block.core, data)
+        work.volumes[name].write(block.core.coarsened(work.ratio(name)), data)
         checksum = zlib.crc32(data.data, checksum)
     return checksum
 
@@ -70,10 +71,14 @@ def _apply(
 ) -> Payloads:
     """Make the arrays of one step on the core and the context that is wanted; add them to `known`, return the rows."""
     operation = step.operation
-    reach = operation.halo or (0,) * block.core.ndim
-    domain = next(iter(work.infos.values())).domain
-    box = block.core.grow(call.halo).intersect(domain)
-    made = operation.apply(_inputs(step, known, box.grow(reach)), box, block, states)
+    box = made_box(step, call, work.stage, block, work.infos)
+    wanted = box
+    if operation.scale:
+        around = work.grid.bounds.coarsened(ratio(step.frame, work.stage.scale))
+        wanted = box.refined(operation.scale).intersect(around)
+    inputs = _inputs(step, known, wanted.grow(operation.halo) if operation.halo else wanted)
+    core = Block(block.index, block.core.coarsened(ratio(step.frame, work.stage.scale)))
+    made = operation.apply(inputs, box, core, states)
     for role, name in step.array_names().items():
         known[name] = Patch(_checked(made, role, name, box, work, step.kind), box)
     if not call.rows:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ndbatch.engine import Fault
-from ndbatch.geometry import Grid
+from ndbatch.geometry import Grid, Shape
 from ndbatch.journal import RECEIPT
-from ndbatch.plan.program import Bound, Stage
+from ndbatch.plan.program import Bound, Stage, ratio
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array, Volume
 from ndbatch.steps.base import ArrayInfo
@@ -33,6 +33,10 @@ class Work:
     memory_limit: int | None = None
     search: str = "."
     """The folder of the configuration, where users' modules may be."""
+
+    def ratio(self, name: str) -> Shape:
+        """Return how many voxels of the stage's blocks make one of the array `name`, along each axis."""
+        return ratio(self.infos[name].scales, self.stage.scale)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Constant, Operation, Pass, Patch, State
 
 INFO = ArrayInfo(Box.of_shape((64, 64, 64)), np.dtype("uint8"), "zyx")
+ONES = (1, 1, 1)
 
 
 class Look(Pass):
@@ -43,11 +44,11 @@ class Plain(Operation):
 def step(source: str, product: str, halo: int = 0, passes: tuple[int, ...] = (), **more: Any) -> Bound:
     looks = tuple(Look(f"look{i}", h) for i, h in enumerate(passes))
     own = (halo,) * 3 if halo else ()
-    return Bound(product, Plain({"out": INFO}, halo=own, passes=looks, **more), {"in": source}, {"out": product})
+    return Bound(product, Plain({"out": INFO}, halo=own, passes=looks, **more), {"in": source}, {"out": product}, ONES)
 
 
 def table(source: str, product: str) -> Bound:
-    return Bound(product, Plain({}, ("rows",)), {"in": source}, {"rows": product})
+    return Bound(product, Plain({}, ("rows",)), {"in": source}, {"rows": product}, ONES)
 
 
 def stages(steps: list[Bound], *kept: str) -> tuple[tuple[Stage, ...], frozenset[str]]:

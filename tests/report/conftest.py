@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ndbatch.events import BlockFailed, BlockRetried, BlocksDone, Counts, RunEnded, RunStarted, StageEnded, StageStarted
+from ndbatch.geometry import Box, Grid
 from ndbatch.journal import RECEIPT, Entry, Failure, Journal
 from ndbatch.remotes.base import Array
 from ndbatch.report.atomic import write_text
@@ -37,6 +38,7 @@ def receipts(blocks: Sequence[int], seconds: float = 0.1, waited: float = 0.0, s
 
 def document(directory: Path, blocks: int = 4, **outputs: Any) -> dict[str, Any]:
     """Return a plan as `Plan.document` writes it."""
+    grid = {**Grid.over(Box.of_shape(SHAPE), BLOCK).document(), "blocks": blocks}
     return {
         "name": "count-nuclei",
         "fingerprint": "0123456789abcdef",
@@ -44,14 +46,15 @@ def document(directory: Path, blocks: int = 4, **outputs: Any) -> dict[str, Any]
         "axes": "zyx",
         "voxel_size": list(VOXEL),
         "region": {"start": [0, 0, 0], "stop": list(SHAPE)},
-        "grid": {"block": list(BLOCK), "counts": [1, 2, 2], "blocks": blocks},
+        "grid": grid,
         "executor": {"kind": "processes", "workers": 2, "memory_limit": 2**31},
         "inputs": {"image": entry(directory / "image.tif", "uint16", "image")},
         "outputs": outputs,
         "stages": [
-            {"index": 0, "name": "nuclei: detect", "blocks": blocks, "halo": [2, 8, 8], "what": ["nuclei"],
+            {"index": 0, "name": "nuclei: detect", "blocks": blocks, "grid": grid, "halo": [2, 8, 8], "what": ["nuclei"],
              "bytes_read": 10**6, "bytes_written": 0, "requests": 12, "memory": 10**8},
-            {"index": 1, "name": "nuclei + measure", "blocks": blocks, "halo": [2, 8, 8], "what": ["nuclei", "measure"],
+            {"index": 1, "name": "nuclei + measure", "blocks": blocks, "grid": grid, "halo": [2, 8, 8],
+             "what": ["nuclei", "measure"],
              "bytes_read": 10**6, "bytes_written": 10**6, "requests": 12, "memory": 10**8},
         ],
         "warnings": ["the last block is small"],
