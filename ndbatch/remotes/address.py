@@ -26,7 +26,7 @@ FOLDERS = ("n5", "precomputed", "zarr")
 PLACES = {"s3": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "https", "file": "file"}
 """What a path may begin with, `s3://`, where it is not a path of this machine; and the one spelling that is kept."""
 PLACE_OPTIONS = {
-    "s3": ("anonymous", "endpoint", "profile", "region"),
+    "s3": ("anonymous", "aws_region", "endpoint", "profile"),
     "gs": ("anonymous", "endpoint"),
     "http": (),
     "https": (),
@@ -157,7 +157,7 @@ def _tidy(path: str) -> str:
 
 def _refuse_secrets(text: str, options: tuple[tuple[str, str], ...]) -> None:
     """Raise PlanError for user:password@ or a key in a URL, without repeating it: addresses are kept and shown."""
-    for start, host in re.findall(r"\b(\w+)://([^/]*)", text):
+    for start, host in re.findall(r"\b(\w+)://(?!\w+://)([^/]*)", text):
         if start.lower() in PLACES and "@" in host:
             raise PlanError(
                 f"{start}://...@{host.rpartition('@')[2]}: a password has no place in a URL, which is kept in journals; "

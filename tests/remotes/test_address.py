@@ -27,6 +27,17 @@ from ndbatch.remotes.address import Address, parse
         ("zarr:///data/plain?level=2&axes=zyx", "zarr", "/data/plain", "", (("axes", "zyx"), ("level", "2"))),
         ("zarr://rel/plain", "zarr", "rel/plain", "", ()),
         ("memory://name", "memory", "name", "", ()),
+        ("s3://bucket/deep/x.zarr", "zarr", "s3://bucket/deep/x.zarr", "", ()),
+        ("zarr://s3://bucket/x", "zarr", "s3://bucket/x", "", ()),
+        ("s3://b/x.zarr?endpoint=http://h:9000", "zarr", "s3://b/x.zarr", "", (("endpoint", "http://h:9000"),)),
+        ("https://host:8000/x.h5::/seg?level=1", "hdf5", "https://host:8000/x.h5", "/seg", (("level", "1"),)),
+        ("precomputed://https://host/layer", "precomputed", "https://host/layer", "", ()),
+        ("precomputed://gs://bucket/layer/", "precomputed", "gs://bucket/layer", "", ()),
+        ("precomputed://layer", "precomputed", "layer", "", ()),
+        ("gcs://bucket/x.zarr", "zarr", "gs://bucket/x.zarr", "", ()),
+        ("file:///data/a%20b.zarr", "zarr", "/data/a b.zarr", "", ()),
+        ("image.zarr.zip", "zarr", "image.zarr.zip", "", ()),
+        ("http://host/image.ozx/labels/one", "zarr", "http://host/image.ozx/labels/one", "", ()),
         ("dvid://host:8000/uuid/seg", "dvid", "host:8000/uuid/seg", "", ()),
     ],
 )
@@ -42,6 +53,9 @@ def test_relative_paths_have_a_base() -> None:
     assert parse("../a.h5::/x", base).path == "/runs/a.h5"
     assert parse("/abs/a.zarr", base).path == "/abs/a.zarr"
     assert parse("memory://a", base).path == "a"
+    assert parse("s3://bucket/a.zarr", base).path == "s3://bucket/a.zarr"
+    assert parse("precomputed://a", base).path == "/runs/here/a"
+    assert parse("dvid://host/uuid", base).path == "host/uuid"
     assert parse("~/a.tif").path == str(Path.home() / "a.tif")
 
 
@@ -51,11 +65,39 @@ def test_relative_paths_have_a_base() -> None:
         ("notes.docx", r"cannot tell the format from the ending; use one of \.zarr"),
         ("", "names no file and no volume"),
         ("zarr://", "names no file and no volume"),
+        ("s3://", "names no file and no volume"),
+        ("zarr://s3:///x", "names no bucket"),
+        ("zarr://https:///x", "names no host"),
     ],
 )
 def test_what_is_no_address(url: str, sentence: str) -> None:
     with pytest.raises(PlanError, match=sentence):
         parse(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://me:pa55word@bucket/x.zarr",
+        "precomputed://https://me:pa55word@host/layer",
+        "https://host/x.zarr?X-Amz-Signature=pa55word",
+        "s3://bucket/x.zarr?aws_secret_access_key=pa55word",
+        "s3://bucket/x?token=pa55word",
+    ],
+)
+def test_secrets_are_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(PlanError, match="no place in a URL") as caught:
+        parse(url)
+    assert "pa55word" not in str(caught.value)
+
+
+def test_options_of_places() -> None:
+    parse("s3://b/x.zarr?endpoint=http://h&profile=p&aws_region=r&anonymous=true").require_options(("level",))
+    with pytest.raises(PlanError, match=r"unknown option profil=p; did you mean profile=p\?"):
+        parse("s3://b/x.zarr?profil=p").require_options(("level",))
+    for url in ("x.zarr?profile=p", "http://h/x.zarr?profile=p"):
+        with pytest.raises(PlanError, match="unknown option profile=p"):
+            parse(url).require_options(("level",))
 
 
 def test_options() -> None:
