@@ -107,6 +107,8 @@ Memory = Annotated[str, BeforeValidator(_with_unit), _checked(lambda text: text 
 Duration = Annotated[float | int | str, _checked(parse_seconds)]
 """Seconds, or text such as `5 min`."""
 Url = Annotated[str, AfterValidator(_is_url)]
+Span = Annotated[tuple[Length, Length], Field(strict=False)]
+"""[start, stop) along one axis."""
 
 
 class Place(Document):
@@ -138,6 +140,38 @@ class Input(Place):
     """Absolute position of the first voxel along each named axis."""
     kind: VoxelKind | None = None
     """What the voxels mean; the file's own word if not given."""
+    t: int | None = None
+    """The time to take; the axis t goes away."""
+    c: int | str | None = None
+    """The channel to take, by number or by the name that the file knows; the axis c goes away."""
+    transpose: str | None = None
+    """The file's spatial axes that become z, y, x, in this order, such as xyz."""
+    flip: Annotated[tuple[Axis, ...], Field(strict=False)] | None = None
+    """Axes that run backwards, such as [z]."""
+    crop: dict[Axis, Span] | None = None
+    """The part to see: named axes, each [start, stop) in voxels or lengths. Positions stay."""
+    pad: dict[Axis, Annotated[tuple[int, int], Field(strict=False)] | int] | None = None
+    """Voxels to add along each named axis, [before, after] or one number for both."""
+    translate: dict[Axis, Length] | None = None
+    """How far to move the volume along each named axis, in voxels or lengths."""
+    resample: Literal["nearest", "linear"] | None = None
+    """Sample the volume on other voxels, those of the input `like` or of `grid`: nearest (labels) or linear."""
+    like: Name | None = None
+    """The input whose voxels to take; the first one if neither this nor grid is given."""
+    grid: dict[Axis, Length | Annotated[tuple[Length, Length, Length], Field(strict=False)]] | None = None
+    """The voxels to take: for each of z, y, x a voxel size (plain numbers are micrometres), or [start, stop, voxel size]."""
+    dtype: VoxelType | None = None
+    """Type of a voxel to read it as. Values that do not fit are refused."""
+    fill: float | int | None = None
+    """Value of the voxels that pad and resample add; 0 if not given."""
+
+    @model_validator(mode="after")
+    def _like_goes_with_resample(self) -> Input:
+        if self.like is not None and self.resample is None:
+            raise ValueError(f"like: {self.like} goes with resample; write resample: nearest (or linear) too")
+        if self.like is not None and self.grid is not None:
+            raise ValueError("like and grid both name the voxels to take; leave one out")
+        return self
 
 
 class Output(Place):
@@ -213,10 +247,6 @@ def _one_step(value: Any) -> Any:
     return step_of(value)
 
 
-Span = Annotated[tuple[Length, Length], Field(strict=False)]
-"""[start, stop) along one axis."""
-
-
 class Config(Document):
     """A whole run: what to read, what to do, where to write, and on what."""
 
@@ -264,6 +294,25 @@ class Config(Document):
         for axis, (start, stop) in (self.region or {}).items():
             if not isinstance(start, str) and not isinstance(stop, str) and start >= stop:
                 raise _wrong(("region", axis), f"[{start}, {stop}] is empty; write [start, stop) with start below stop")
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_are_like_others(self) -> Config:
+        first = next(iter(self.inputs))
+        for name, entry in self.inputs.items():
+            if entry.resample is None or entry.grid is not None:
+                continue
+            other = entry.like or first
+            if other not in self.inputs:
+                raise _wrong(
+                    ("inputs", name, "like"), f"no input is named {other!r}; there are {', '.join(self.inputs)}"
+                )
+            if other == name:
+                raise _wrong(
+                    ("inputs", name, "resample"), "it needs like: another input, or grid: {z: 1 um, y: 1 um, x: 1 um}"
+                )
+            if self.inputs[other].resample is not None and self.inputs[other].grid is None:
+                raise _wrong(("inputs", name, "like"), f"{other} is itself resampled like another input; name that one")
         return self
 
     @model_validator(mode="after")

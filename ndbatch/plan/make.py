@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from ndbatch.config.model import Cluster, Config, Input
+from ndbatch.config.model import Cluster, Config
 from ndbatch.errors import ConfigError, NdbatchError, PlanError
 from ndbatch.geometry import Box, Shape
 from ndbatch.journal import Journal
@@ -17,8 +17,8 @@ from ndbatch.plan.identity import digest, identity, require_same
 from ndbatch.plan.layout import Work, lay_out
 from ndbatch.plan.model import Plan
 from ndbatch.plan.program import Bound
+from ndbatch.plan.sources import open_sources, require_one_frame
 from ndbatch.plan.targets import output_dtypes, require_free, require_writable, table_targets
-from ndbatch.remotes import api
 from ndbatch.remotes.base import Kind, Volume
 from ndbatch.steps.base import ArrayInfo
 from ndbatch.steps.loading import search_in
@@ -33,9 +33,9 @@ def make_plan(config: Config, *, resume: bool = True) -> Plan:
     PlanError or RemoteError.
     """
     search_in(str(config.base))  # users' functions may lie beside the configuration file
-    sources = {name: _open(name, entry, config) for name, entry in config.inputs.items()}
+    sources = open_sources(config)
     infos = {name: _info(volume) for name, volume in sources.items()}
-    _require_one_frame(infos)
+    require_one_frame(infos)
     frame = next(iter(infos.values()))
     region = _region(config, frame)
     steps = _bind(config, infos, region)
@@ -81,34 +81,8 @@ def capacity(cluster: Cluster) -> tuple[int, int]:
     return workers, int(0.8 * psutil.virtual_memory().available / workers)
 
 
-def _open(name: str, entry: Input, config: Config) -> Volume:
-    try:
-        # A token is for a service, and no scheme that is known here is one: what opens it refuses the scheme.
-        overrides = entry.model_dump(exclude={"url", "token"}, exclude_none=True)
-        return api.open(entry.url, base=config.base, **overrides)
-    except NdbatchError as error:
-        error.message = f"inputs.{name}: {error.message}"
-        raise
-
-
 def _info(volume: Volume) -> ArrayInfo:
     return ArrayInfo(volume.domain, volume.dtype, volume.axes, volume.voxel_size, Kind(volume.kind))
-
-
-def _require_one_frame(infos: Mapping[str, ArrayInfo]) -> None:
-    """Raise PlanError where inputs do not share one voxel grid: nothing is resampled silently."""
-    (first, frame), *others = infos.items()
-    for name, info in others:
-        for what in ("axes", "domain", "voxel_size"):
-            mine, theirs = getattr(frame, what), getattr(info, what)
-            if mine != theirs and not (what == "voxel_size" and (mine is None or theirs is None)):
-                shown = (
-                    (mine.shape, theirs.shape) if what == "domain" and mine.shape != theirs.shape else (mine, theirs)
-                )
-                raise PlanError(
-                    f"inputs {first} and {name} do not lie on the same voxels: {what} {shown[0]} and {shown[1]}; they must "
-                    "have the same shape, offset and voxel size"
-                )
 
 
 def _bind(config: Config, infos: dict[str, ArrayInfo], region: Box) -> tuple[Bound, ...]:
