@@ -1,48 +1,51 @@
 """Users' functions as steps: `package.module:function` (or `script.py:function`) over blocks, arrays or tables out.
 
     - my_package.my_module:my_function: {input: image, halo: 8, output: extra}
+    - network.py:Network:
+        {input: image, setup: {weights: net.onnx}, patch: {z: 32, y: 128, x: 128}, overlap: {mode: cosine, size: 16},
+         batch: 4, output: probability, dtype: float32}
 
 The function gets one array for each input (C-order, the volume's axes; a copy that it may change), then `parameters` by
 name, and `block` (a BlockInfo) if it has such a parameter. With `output` it returns an array of the shape it got or of the
 block's core; with `table` rows; with both, the pair of them. It runs exactly once a block in a run without faults.
+
+With `patch` it gets patches of one shape in place of blocks, and returns as many voxels; how they are joined is in
+docs/design/patches.md.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ndbatch.errors import ConfigError, StepError
-from ndbatch.geometry import Block, Box, Shape
-from ndbatch.remotes.base import Array, Kind
-from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
-from ndbatch.steps.cast import cast
-from ndbatch.steps.loading import load_changed, load_function, source_hash, text_of
-from ndbatch.steps.rows import as_rows
+from ndbatch.errors import ConfigError
+from ndbatch.geometry import Shape
+from ndbatch.remotes.base import Kind
+from ndbatch.steps.base import ArrayInfo, Operation, Step
+from ndbatch.steps.function_calls import Callee, FunctionOperation, PatchedOperation, blending_dtype
+from ndbatch.steps.loading import load_changed, source_hash, text_of
+from ndbatch.steps.models import files_of
+from ndbatch.steps.patches import Lattice, Mode, voxels_at_once
 from ndbatch.units import Length, to_halo
 
 
-@dataclass(frozen=True)
-class BlockInfo:
-    """What a function is told of its block: absolute voxels, C-order."""
+class Overlap(BaseModel):
+    """How neighbouring patches are joined."""
 
-    index: int
-    core: Box
-    """The part that this block alone writes."""
-    box: Box
-    """The part that the arrays cover: the core and its context."""
-    axes: str
-    voxel_size: tuple[float, ...] | None
-    """Micrometres along each axis, or None."""
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    mode: Mode = "crop"
+    """crop: every voxel is that of the patch it lies deepest in; for labels and classes too. linear, cosine: patches are blended,
+    their weights falling towards their borders."""
+    size: int | dict[str, int] = 0
+    """Voxels that neighbours share along each axis of the patch, or one number for each named axis."""
 
 
 class Function(Step):
@@ -58,6 +61,8 @@ class Function(Step):
     """Several arrays, by the names of the function's parameters; a single one may go by any name."""
     output: str | None = None
     """Name of the array it returns."""
+    outputs: list[str] | None = None
+    """Names of several arrays: the channels that a function over patches returns, before the axes of the patch."""
     table: str | None = None
     """Name of the table whose rows it returns."""
     halo: Length | dict[str, Length] = 0
@@ -66,8 +71,18 @@ class Function(Step):
     """Type of the array it returns; the first input's if not given."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """Further arguments, by name."""
+    setup: dict[str, Any] | None = None
+    """Arguments of a class, or of a function that makes the function, by name: it is called with them once a process, such as
+    to load a network; what it returns is what blocks or patches are given to. Paths count from the configuration's folder."""
+    patch: dict[str, int] | None = None
+    """Give it patches of this many voxels along each named axis, mirrored at the volume's edges, in place of blocks. Channels
+    come whole; of other axes one voxel is given at a time, and they are left out of its arrays."""
+    overlap: Overlap | None = None
+    """How neighbouring patches are joined: mode and size."""
+    batch: int | None = Field(None, ge=1)
+    """Patches in one call, along a first axis; without it patches come one by one, without that axis."""
     memory: float = Field(3.0, ge=0)
-    """Its own peak memory, as a multiple of its inputs."""
+    """Its own peak memory, as a multiple of its inputs: of a block, or of a batch of patches."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -75,16 +90,34 @@ class Function(Step):
             raise ValueError("give either input (one array) or inputs (several, by name)")
         if self.inputs is not None and not self.inputs:
             raise ValueError("inputs is empty; name at least one array")
-        if self.output is None and self.table is None:
+        if self.output is None and self.table is None and self.outputs is None:
             raise ValueError("give output (the array it returns), table (the rows it returns), or both")
-        for name, value in self.parameters.items():
-            try:
-                json.dumps(value)
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"parameters.{name} is a {type(value).__name__}; use numbers, text, lists and mappings, which the record "
-                    "of the run can hold"
-                ) from None
+        for key, given in (("parameters", self.parameters), ("setup", self.setup or {})):
+            for name, value in given.items():
+                try:
+                    json.dumps(value)
+                except (TypeError, ValueError):
+                    raise ValueError(
+                        f"{key}.{name} is a {type(value).__name__}; use numbers, text, lists and mappings, which the record "
+                        "of the run can hold"
+                    ) from None
+        return self
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> Self:
+        if self.patch is None:
+            for name in ("overlap", "batch", "outputs"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} goes with patch, such as patch: {{z: 32, y: 128, x: 128}}")
+            return self
+        if self.table is not None:
+            raise ValueError(
+                "a function over patches returns arrays, not a table; measure what it returns in a step after it"
+            )
+        if self.halo not in (0, {}):
+            raise ValueError("patches bring their own context; give overlap in place of halo")
+        if self.outputs is not None and (self.output is not None or not self.outputs):
+            raise ValueError("give either output (one array) or outputs (one for each channel)")
         return self
 
     @classmethod
@@ -108,162 +141,122 @@ class Function(Step):
 
     @property
     def products(self) -> dict[str, str]:
-        """The array under `output`, the table under `table`."""
+        """The array under `output`, the table under `table`; several arrays under `output 0`, `output 1` ..."""
+        if self.outputs is not None:
+            return {f"output {place}": name for place, name in enumerate(self.outputs)}
         return {role: name for role, name in (("output", self.output), ("table", self.table)) if name is not None}
 
     def identity(self) -> dict[str, Any]:
-        """Return the parameters and a hash of the source file that the function is in."""
-        return {**super().identity(), "source": source_hash(self.function)}
+        """Return the parameters, and hashes of the source file that the function is in and of the files of its model.
 
-    def bind(self, inputs: Mapping[str, ArrayInfo], dtypes: Mapping[str, np.dtype[Any]]) -> FunctionOperation:
+        What a step without patches or a model never had is left out, so that its runs go on after an update.
+        """
+        own = {**super().identity(), "source": source_hash(self.function)}
+        if self.setup is not None:
+            own["files"] = files_of(self.setup)
+        return {name: value for name, value in own.items() if name not in _LATER or value is not None}
+
+    def bind(self, inputs: Mapping[str, ArrayInfo], dtypes: Mapping[str, np.dtype[Any]]) -> Operation:
         """Import the function and check that it takes what it will be given. ConfigError where it does not."""
-        function = load_changed(self.function)
-        named = self.inputs is not None and not _takes_by_place(function, list(inputs))
-        _require_parameters(function, self.function, list(inputs) if named else 1, self.parameters)
         frame = next(iter(inputs.values()))
+        callee = self._callee(list(inputs))
         own = _dtype(self.dtype)
-        if own is None and "output" not in dtypes:
+        if own is None and not dtypes:
             own = frame.dtype
-        dtype = dtypes.get("output", frame.dtype if own is None else own)
-        made = {"output": ArrayInfo(frame.domain, dtype, frame.axes, frame.voxel_size, Kind.IMAGE)}
+        made = {}
+        for role in self.products:
+            if role != "table":
+                dtype = dtypes.get(role, frame.dtype if own is None else own)
+                made[role] = replace(frame, dtype=dtype, kind=Kind.IMAGE)
         bytes_in = sum(info.dtype.itemsize for info in inputs.values())
+        if self.patch is not None:
+            return self._patched(callee, frame, own, made, bytes_in)
         return FunctionOperation(
-            arrays=made if self.output is not None else {},
+            arrays=made,
             tables=("table",) if self.table is not None else (),
             halo=_halo(self.halo, frame),
             working_bytes=(1 + self.memory) * bytes_in,
             once=True,
             block_independent=False,
             caveat=f"{self.function}: " + (_ROWS if self.table is not None else _VOXELS),
-            function=self.function,
-            source=source_hash(self.function),
-            named=named,
-            parameters=dict(self.parameters),
+            callee=callee,
             own=own,
             axes=frame.axes,
             voxel_size=frame.voxel_size,
         )
 
+    def _callee(self, inputs: list[str]) -> Callee:
+        """Return the function as it travels, checked against what it will be called with."""
+        function = load_changed(self.function)
+        setup = {} if self.setup is None and inspect.isclass(function) else self.setup
+        if setup is not None:
+            _require_parameters(function, self.function, 0, setup)
+        called = called_of(function) if setup is not None else function
+        named = self.inputs is not None and not _takes_by_place(called, inputs)
+        if called is not None:
+            _require_parameters(called, self.function, inputs if named else 1, self.parameters, self.patch is None)
+        source = source_hash(self.function)
+        return Callee(self.function, source, named, dict(self.parameters), None if setup is None else dict(setup))
 
+    def _patched(
+        self, callee: Callee, frame: ArrayInfo, own: np.dtype[Any] | None, made: dict[str, ArrayInfo], bytes_in: int
+    ) -> PatchedOperation:
+        """Return the operation over patches. ConfigError for shapes and overlaps that make no lattice."""
+        assert self.patch is not None
+        joined = self.overlap or Overlap()
+        lattice = _lattice(self.patch, joined, frame)
+        if self.outputs is not None and "c" in frame.axes:
+            raise ConfigError(
+                "outputs: the image has channels already; give them as several inputs, such as "
+                "inputs: {dapi: ..., gfp: ...} of volumes opened at one channel each"
+            )
+        blended = joined.mode != "crop"
+        for info in made.values():
+            if blended and (info.dtype.kind == "b" or (info.dtype.itemsize == 8 and info.dtype.kind in "ui")):
+                raise ConfigError(
+                    f"overlap: {joined.mode} blends numbers, which {info.dtype} voxels (labels) are not; use mode: crop, or "
+                    "dtype: float32"
+                )
+        sums = [blending_dtype(info.dtype).itemsize if blended else 0 for info in made.values()]
+        bytes_out = sum(info.dtype.itemsize for info in made.values()) + sum(sums)
+        return PatchedOperation(
+            arrays=made,
+            halo=lattice.halo,
+            working_bytes=voxels_at_once(lattice, self.batch or 1) * ((3 + self.memory) * bytes_in + 2 * bytes_out)
+            + sum(sums),
+            once=True,
+            callee=callee,
+            own=own,
+            lattice=lattice,
+            kept=tuple(i for i, name in enumerate(frame.axes) if name in self.patch or name == "c"),
+            batch=self.batch,
+            channels=self.outputs is not None,
+        )
+
+
+_LATER = ("setup", "patch", "overlap", "batch", "outputs")
+"""Keys that came after the first release, left out of identities where they are not given."""
 _VOXELS = "the same for every block shape only if no voxel depends on more than the halo, which ndbatch cannot know"
 _ROWS = "its rows are made block by block, so that another block shape may give other rows"
 
 
-@dataclass(frozen=True)
-class FunctionOperation(Operation):
-    """A user's function, bound: its text travels, the function is imported once in each process."""
-
-    function: str = field(kw_only=True)
-    source: str = field(kw_only=True)
-    """Hash of the source file on the driver: a worker that has another one refuses."""
-    named: bool = field(kw_only=True)
-    parameters: Mapping[str, Any] = field(kw_only=True)
-    own: np.dtype[Any] | None = field(kw_only=True)
-    """Type of the array it must return; any that the output holds value by value if None."""
-    axes: str = field(kw_only=True)
-    voxel_size: tuple[float, ...] | None = field(kw_only=True)
-
-    def apply(
-        self, inputs: Mapping[str, Patch], box: Box, block: Block, states: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
-        """Call the function; StepError, its own frames first, where it raises or returns something else than declared."""
-        function = _same_function(self.function, self.source)
-        arrays = {role: np.array(patch.data) for role, patch in inputs.items()}
-        given = next(iter(inputs.values())).box
-        arguments = dict(self.parameters)
-        if "block" in _parameters(function):
-            arguments["block"] = BlockInfo(block.index, block.core, given, self.axes, self.voxel_size)
-        try:
-            returned = function(**arrays, **arguments) if self.named else function(*arrays.values(), **arguments)
-        except (MemoryError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # sys.exit() in a function must not end the worker, or the run, in silence
-            raise self._raised(error) from error
-        return self._checked(returned, given, box)
-
-    def _raised(self, error: BaseException) -> StepError:
-        """Return the user's exception as one sentence, with the traceback from the user's first frame on."""
-        frames = traceback.extract_tb(error.__traceback__)[1:]
-        place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-        lines = traceback.format_list(frames) + traceback.format_exception_only(error)
-        text = f"{self.function} raised {type(error).__name__}: {error}{place}"
-        return StepError(text, traceback="".join(lines))
-
-    def _checked(self, returned: Any, given: Box, box: Box) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        if self.arrays and self.tables:
-            if not (isinstance(returned, tuple) and len(returned) == 2):
-                raise StepError(f"{self.function} must return (array, table), it returned {_described(returned)}")
-            array, rows = returned
-        else:
-            array = rows = returned
-        if self.arrays:
-            made["output"] = self._array(array, given, box)
-        if self.tables:
-            made["table"] = as_rows(rows, self.function)
-        return made
-
-    def _array(self, array: Any, given: Box, box: Box) -> Array:
-        if not isinstance(array, np.ndarray):
-            raise StepError(
-                f"{self.function} returned {_described(array)} where an array of shape {given.shape} is due; "
-                "does it return one at its end?"
-            )
-        if isinstance(array, np.ma.MaskedArray):
-            raise StepError(
-                f"{self.function} returned a masked array; return .filled(value), so that no voxel is left open"
-            )
-        if array.shape not in (given.shape, box.shape):
-            also = f" (or {box.shape}, without the context)" if box != given else ""
-            raise StepError(f"{self.function} returned shape {array.shape} where {given.shape} is due{also}")
-        if self.own is not None and array.dtype != self.own and not np.can_cast(array.dtype, self.own, "safe"):
-            raise StepError(
-                f"{self.function} returned {array.dtype} where {self.own} is due; set dtype: {array.dtype.name} for this "
-                "step, or cast in the function"
-            )
-        core = array[box.slices(given.start)] if array.shape == given.shape else array
-        result = cast(core, self.arrays["output"].dtype, self.function)
-        # A copy: the function may keep what it returned and write into it again while this block is still stored.
-        return np.array(result, order="C") if np.may_share_memory(result, array) else result
+def called_of(made_by: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Return what is called after setting up, where that can be known before: the `__call__` of a class, without its self."""
+    own = inspect.getattr_static(made_by, "__call__", None) if inspect.isclass(made_by) else None
+    return partial(own, None) if inspect.isfunction(own) else None
 
 
-def _same_function(text: str, source: str) -> Callable[..., Any]:
-    """Return the function. StepError where this worker's source file is not the driver's."""
-    _require_source(text, source)
-    return load_function(text)
-
-
-@lru_cache(maxsize=256)
-def _require_source(text: str, source: str) -> None:
-    """Compare source files, once a process: a worker may have lived since before the file was changed."""
-    load_changed(text)
-    if source_hash(text) != source:
-        raise StepError(
-            f"{text}: its source file on this worker is not the one that the run was planned with; bring the same file to all "
-            "machines, and run again with --fresh if it was changed on purpose"
-        )
-
-
-@lru_cache(maxsize=256)
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of the function's parameters; none where it does not tell (some built in C)."""
-    try:
-        return tuple(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return ()
-
-
-def _takes_by_place(function: Callable[..., Any], names: list[str]) -> bool:
+def _takes_by_place(function: Callable[..., Any] | None, names: list[str]) -> bool:
     """Return whether the only input goes in first place, because the function has no parameter of its name."""
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(function).parameters.values() if function is not None else ()
     except (TypeError, ValueError):
         return len(names) == 1
     return len(names) == 1 and not any(p.name == names[0] or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _require_parameters(
-    function: Callable[..., Any], text: str, inputs: list[str] | int, more: Mapping[str, Any]
+    function: Callable[..., Any], text: str, inputs: list[str] | int, more: Mapping[str, Any], blocks: bool = False
 ) -> None:
     """Raise ConfigError where the function cannot be called with what it will be given."""
     try:
@@ -271,7 +264,7 @@ def _require_parameters(
     except (TypeError, ValueError):
         return
     extra = dict(more)
-    if "block" in signature.parameters:
+    if blocks and "block" in signature.parameters:
         extra["block"] = None
     positional = [None] * inputs if isinstance(inputs, int) else []
     named = {} if isinstance(inputs, int) else dict.fromkeys(inputs)
@@ -298,6 +291,26 @@ def _halo(halo: Length | Mapping[str, Length], frame: ArrayInfo) -> Shape:
     return result
 
 
+def _lattice(patch: Mapping[str, int], overlap: Overlap, frame: ArrayInfo) -> Lattice:
+    """Return the lattice of patches: channels whole, other axes that `patch` does not name one voxel at a time."""
+    sizes = overlap.size if isinstance(overlap.size, Mapping) else dict.fromkeys(patch, overlap.size)
+    for key, named in (("patch", patch), ("overlap.size", sizes)):
+        for axis in named:
+            if axis not in frame.axes:
+                raise ConfigError(f"{key}: axis {axis!r} is not one of {', '.join(frame.axes)}")
+    whole = {axis: n if axis == "c" else 1 for axis, n in zip(frame.axes, frame.domain.shape, strict=True)}
+    shape = tuple(patch.get(axis, whole[axis]) for axis in frame.axes)
+    shared = tuple(sizes.get(axis, 0) for axis in frame.axes)
+    for axis, n, o in zip(frame.axes, shape, shared, strict=True):
+        if n < 1:
+            raise ConfigError(f"patch: {axis}: {n} is below 1")
+        if not 0 <= o < n:
+            raise ConfigError(
+                f"overlap.size: {o} voxels along {axis} do not fit patches of {n}; it must be from 0 to {n - 1}"
+            )
+    return Lattice(frame.domain, shape, shared, overlap.mode)
+
+
 def _dtype(text: str | None) -> np.dtype[Any] | None:
     if text is None:
         return None
@@ -308,7 +321,3 @@ def _dtype(text: str | None) -> np.dtype[Any] | None:
     if dtype.kind not in "buif":
         raise ConfigError(f"dtype: {text!r} is not a type of voxel; use uint8, uint16, uint32, uint64, float32 ...")
     return dtype
-
-
-def _described(value: Any) -> str:
-    return "nothing (None)" if value is None else f"a {type(value).__name__}"

@@ -63,6 +63,7 @@ def search_in(folder: str) -> None:
 
     Two runs may have a module of one name each beside their configuration; the earlier one's is forgotten.
     """
+    _BESIDE[:] = [folder]
     if [folder] == _FOLDERS:
         return
     for old in _FOLDERS:
@@ -81,8 +82,19 @@ def search_in(folder: str) -> None:
 
 _FOLDERS: list[str] = []
 """The folder that `search_in` added to sys.path, if any."""
+_BESIDE: list[str] = []
+"""The folder of the configuration, whether or not it was in sys.path before."""
 _FOUND: set[str] = set()
 """Modules that were imported from it."""
+
+
+def beside(text: str) -> Path | None:
+    """Return the file or folder that `text` is the path of, from the configuration's folder or else the current one; None where
+    there is none."""
+    if not text or len(text) > 4096 or "\0" in text:
+        return None
+    places = (Path(folder, text) for folder in (*_BESIDE, "."))
+    return next((place.absolute() for place in places if place.exists()), None)
 
 
 def _imported(place: str) -> ModuleType:
