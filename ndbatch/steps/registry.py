@@ -18,6 +18,10 @@ BUILT_IN = {
     "components": "ndbatch.steps.components:Components",
     "nuclei": "ndbatch.steps.nuclei:Nuclei",
     "measure": "ndbatch.steps.measure:Measure",
+    "arithmetic": "ndbatch.steps.arithmetic:Arithmetic",
+    "mask": "ndbatch.steps.mask:Mask",
+    "downsample": "ndbatch.steps.downsample:Downsample",
+    "project": "ndbatch.steps.downsample:Project",
 }
 
 

@@ -75,9 +75,15 @@ def run_operation(
     operation = _travelled(step.bind(inputs, asked))
     _assert_declared(step, operation, inputs)
     patches = {role: Patch(frozen[name], domain) for role, name in step.sources.items()}
-    grid = Grid.over(region or domain, block)
+    grid = _grid(region or domain, block, operation.scale or (1,) * domain.ndim)
     with tempfile.TemporaryDirectory(prefix="ndbatch-step-") as scratch:
         return _Course(step, operation, patches, grid, _order(len(grid), order), Path(scratch), context).run()
+
+
+def _grid(region: Box, block: Sequence[int], windows: Shape) -> Grid:
+    """Return blocks of whole `windows`, as the planner cuts them: at least `block`, counted from absolute 0."""
+    whole = tuple(-(-n // w) * w for n, w in zip(block, windows, strict=True))
+    return Grid.over(region, whole, tuple(a // w * w for a, w in zip(region.start, windows, strict=True)))
 
 
 def _frozen(array: Array) -> Array:
@@ -107,7 +113,8 @@ def _assert_declared(step: Step, operation: Operation, inputs: Mapping[str, Arra
     assert operation.working_bytes >= 0
     assert operation.block_independent or operation.caveat, "block dependent, without a word why"
     domain = next(iter(inputs.values())).domain
-    assert all(info.domain == domain for info in operation.arrays.values())
+    expected = domain.coarsened(operation.scale) if operation.scale else domain
+    assert all(info.domain == expected for info in operation.arrays.values())
 
 
 @dataclass
@@ -160,22 +167,26 @@ class _Course:
 
     def _blocks(self) -> tuple[dict[str, Array], dict[str, dict[int, bytes]]]:
         """Apply the operation to every block; return whole arrays and the rows of blocks, by role."""
-        bounds, operation = self.grid.bounds, self.operation
+        operation = self.operation
+        scale = operation.scale or (1,) * self.grid.bounds.ndim
+        bounds = self.grid.bounds.coarsened(scale)
         made = {role: np.zeros(bounds.shape, info.dtype) for role, info in operation.arrays.items()}
         rows: dict[str, dict[int, bytes]] = {role: {} for role in operation.tables}
         grown = 0 if operation.block_bound or operation.once else self.context
-        domain = next(iter(self.patches.values())).box
+        domain = bounds if operation.scale else next(iter(self.patches.values())).box
         for index in self.order:
             block = self.grid[index]
-            box = block.core.grow((grown,) * bounds.ndim).intersect(domain)
+            core = block.core.coarsened(scale)
+            box = core.grow((grown,) * bounds.ndim).intersect(domain)
+            wanted = box.refined(scale).intersect(self.grid.bounds) if operation.scale else box
             reach = operation.halo or (0,) * bounds.ndim
-            result = operation.apply(self._inputs(box.grow(reach)), box, block, self._states(block, box))
+            result = operation.apply(self._inputs(wanted.grow(reach)), box, block, self._states(block, box))
             for role, info in operation.arrays.items():
                 array = result[role]
                 assert isinstance(array, np.ndarray), f"{role} is {type(array).__name__}"
                 assert array.shape == box.shape, f"{role} has shape {array.shape}, declared {box.shape}"
                 assert array.dtype == info.dtype, f"{role} is {array.dtype}, declared {info.dtype}"
-                made[role][block.core.slices(bounds.start)] = Patch(array, box).crop(block.core)
+                made[role][core.slices(bounds.start)] = Patch(array, box).crop(core)
             for role in operation.tables:
                 batch: Any = result[role]
                 if batch.num_rows:
@@ -228,6 +239,8 @@ class StepSuite:
     kinds: ClassVar[Mapping[str, Kind]] = {}
     dtypes: ClassVar[Mapping[str, str]] = {}
     context: ClassVar[int] = 3
+    windows: ClassVar[Shape] = (1, 1, 1, 1, 1)
+    """Multiples by which the volume is moved: those of the windows that a step makes one voxel of."""
 
     @pytest.fixture
     def step(self) -> Step:
@@ -248,6 +261,9 @@ class StepSuite:
         """Run the step with this suite's axes, voxel size, kinds and dtypes."""
         fixed = {"axes": self.axes, "voxel_size": self.voxel_size, "kinds": self.kinds, "dtypes": self.dtypes}
         return run_operation(step, arrays, block, **{**fixed, **options})
+
+    def _elsewhere(self, ndim: int) -> Shape:
+        return tuple(o * w for o, w in zip((-5, 11, 3, -2, 7)[:ndim], self.windows[:ndim], strict=True))
 
     def moved(self, table: pa.Table, offset: Sequence[int]) -> pa.Table:
         """Return `table` as it must be when the domain begins at `offset`; override for columns of positions."""
@@ -304,7 +320,7 @@ class StepSuite:
     def test_place_of_the_domain_changes_nothing(self, step: Step, arrays: dict[str, Array]) -> None:
         """A domain that begins elsewhere, below zero too, gives the same voxels."""
         shape = next(iter(arrays.values())).shape
-        block, offset = block_shapes(shape)["halves"], tuple((-5, 11, 3, -2, 7)[: len(shape)])
+        block, offset = block_shapes(shape)["halves"], self._elsewhere(len(shape))
         plain = self.run(step, arrays, block)
         moved = self.run(step, arrays, block, offset=offset)
         expected = {n: v if isinstance(v, np.ndarray) else self.moved(v, offset) for n, v in plain.items()}

@@ -1,0 +1,76 @@
+"""Pooling: windows of voxels to one voxel each, the arithmetic of pyramids and projections; by tensorstore.
+
+Windows are counted from absolute 0: voxel j of the result is made of the voxels from j * factor up to (j + 1) * factor that
+there are. Those at the ends of an array may be cut off; what is missing does not count. Every window is computed by
+itself, so that no result depends on how the array is cut into boxes.
+
+Means of integers and bool are exact, halves rounded to the even number (a half of bool is False); floating point is summed
+in float64. The median of an even number of values is the lower one of the two in the middle, so that it is a value that
+occurs. The mode is the value that occurs most often; of several the smallest, but 0, the background, only where nothing
+else occurs as often: thin objects stay connected longer. stride takes the first voxel there is of a window.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from ndbatch.geometry import Box, Shape
+from ndbatch.remotes.base import Array
+from ndbatch.steps.base import Patch
+
+Pooling = Literal["mean", "mode", "median", "min", "max", "stride"]
+"""How a window becomes one voxel."""
+
+
+def pool(patch: Patch, box: Box, factors: Shape, method: Pooling) -> Array:
+    """Return the voxels of `box` (coarse, absolute): each is made of the `factors` voxels of `patch` below it.
+
+    `patch` holds all voxels there are of the windows. The result is C-order and has the dtype of `patch`.
+    """
+    result = np.empty(box.shape, patch.data.dtype)
+    ends = zip(box.start, box.stop, factors, patch.box.start, patch.box.stop, strict=True)
+    for runs in itertools.product(*(_runs(*axis) for axis in ends)):
+        out = tuple(slice(c.start - a, c.stop - a) for (_, c, _), a in zip(runs, box.start, strict=True))
+        source = tuple(slice(f.start - a, f.stop - a) for (f, _, _), a in zip(runs, patch.box.start, strict=True))
+        result[out] = _whole_windows(patch.data[source], tuple(width for _, _, width in runs), method)
+    return result
+
+
+def _runs(start: int, stop: int, factor: int, first: int, end: int) -> Iterator[tuple[slice, slice, int]]:
+    """Yield runs of windows of one width along an axis: the fine voxels, the coarse voxels, and the width.
+
+    Only the first and the last window of an array (`first` up to `end`) can be narrower than `factor`.
+    """
+    cuts = sorted({start, stop, *(j for j in (-(-first // factor), end // factor) if start < j < stop)})
+    for a, b in itertools.pairwise(cuts):
+        low, high = max(a * factor, first), min(b * factor, end)
+        yield slice(low, high), slice(a, b), (high - low) // (b - a)
+
+
+def working_bytes(dtype: np.dtype[Any], method: Pooling) -> float:
+    """Return what pooling takes beyond its input and result, in bytes a voxel of the input."""
+    copied = dtype.itemsize if method == "mode" else 8 if method == "mean" and dtype.kind == "f" else 0
+    return float(copied + dtype.itemsize)
+
+
+def _whole_windows(data: Array, widths: Shape, method: Pooling) -> Array:
+    """Return one voxel for each `widths` voxels of `data`, whose shape is a whole number of them."""
+    if method == "mode" and data.dtype.kind == "u":
+        # One less than 0 is the largest number, which loses every tie.
+        one = data.dtype.type(1)
+        return np.asarray(np.add(_downsampled(np.subtract(data, one), widths, method), one))
+    if method == "mean" and data.dtype.kind == "f":
+        return _downsampled(data.astype(np.float64), widths, method)
+    return _downsampled(data, widths, method)
+
+
+def _downsampled(data: Array, widths: Shape, method: Pooling) -> Array:
+    import tensorstore as ts
+
+    # Only whole windows: tensorstore 0.1.86 gets a window wrong that is cut off at both ends.
+    source = ts.array(np.ascontiguousarray(data))
+    return np.asarray(ts.downsample(source, list(widths), method).read(order="C").result())
