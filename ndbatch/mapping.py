@@ -29,6 +29,7 @@ def map_blocks(
     halo: Length | Mapping[str, Length] = 0,
     dtype: str | None = None,
     parameters: Mapping[str, Any] | None = None,
+    patches: Mapping[str, Any] | None = None,
     region: Mapping[str, tuple[Length, Length]] | None = None,
     blocks: Mapping[str, int] | str = "auto",
     cluster: str | Mapping[str, Any] = "processes",
@@ -47,13 +48,14 @@ def map_blocks(
     data frame), or both as a pair. `output` is a volume from `create`, or an address where one is made; `table` a path
     that ends in .parquet or .csv. Relative ones are taken from the current folder.
 
-    `cluster` is inline, threads, processes, dask, or a mapping as in the YAML. Raises NdbatchError before the first
+    `patches` has the keys `patch`, `overlap`, `batch` and `setup` of the YAML. `cluster` is inline, threads, processes, dask, or a mapping as in the YAML. Raises NdbatchError before the first
     block; failed blocks are counted in the Result.
     """
     about_to_act("starts a run")
     volumes = dict(inputs) if isinstance(inputs, Mapping) else {"image": inputs}
     made = {"output": output, "table": table}
-    step = _step(function, volumes, made, halo=halo, dtype=dtype, parameters=dict(parameters or {}))
+    own = {"halo": halo, "dtype": dtype, "parameters": dict(parameters or {}), **(patches or {})}
+    step = _step(function, volumes, made, **own)
     document = {
         "name": name or step.title,
         "inputs": {role: _input(volume) for role, volume in volumes.items()},
