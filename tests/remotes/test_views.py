@@ -43,7 +43,8 @@ def stack(name: str, data: Array, size: tuple[float, ...] | None = (1.0, 1.0, 1.
 
 def test_a_place_along_time_and_channels(url: str) -> None:
     one = nb.open(f"{url}?t=1&c=2")
-    assert (one.axes, one.shape, one.voxel_size) == ("zyx", (8, 9, 10), pytest.approx((0.6, 0.3, 0.3)))
+    assert (one.axes, one.shape) == ("zyx", (8, 9, 10))
+    assert one.voxel_size == pytest.approx((0.6, 0.3, 0.3))
     assert np.array_equal(one[...], DATA[1, 2])
     assert np.array_equal(nb.open(url, c=1)[{"t": 0, "z": 3}], DATA[0, 1, 3])
     assert np.array_equal(nb.open({"url": url, "t": 1})[:, 2:4], DATA[1][:, 2:4])
