@@ -18,7 +18,7 @@ from ndbatch.importing import about_to_act
 from ndbatch.remotes.address import Address, Token, parse
 from ndbatch.remotes.base import ArraySpec, Kind, Volume
 from ndbatch.remotes.chunking import default_chunks
-from ndbatch.remotes.registry import store_class
+from ndbatch.remotes.registry import check_created, store_class
 from ndbatch.remotes.viewing import OPTIONS as VIEW_OPTIONS
 from ndbatch.remotes.viewing import split, view
 from ndbatch.units import Length, micrometres
@@ -138,13 +138,14 @@ def create(
     What is not given is taken from `like` (its chunks only where the format is the same), then from defaults: axes
     (t, c, z, y, x) from the right, uint8, `default_chunks`, an image. Shapes are C-order, as `axes`, or by axis name;
     `voxel_size` holds lengths by axis name (`{"z": "0.29 um"}`) or micrometres. With `overwrite` a volume that is there
-    is removed first. Raises PlanError for what the format cannot hold, Conflict where something is there, Denied.
+    is removed first. An address with `?level=1` appends a level to the pyramid there (`shape` and `offset` in voxels of that
+    level). Raises PlanError for what the format cannot hold, Conflict where something is there, Denied.
     """
     about_to_act("creates a volume")
     address = parse(os.fspath(url), base or Path.cwd())
     store = store_class(address.scheme)
     spec = _spec_of(str(url), address.scheme, like, shape, dtype, axes, chunks, shards, voxel_size, offset, kind)
-    store.check_spec(address, spec)
+    check_created(address, spec)
     if overwrite:
         store.delete(address)
     return store.create(address, spec)

@@ -99,6 +99,8 @@ class Abilities:
     """Other processes of this machine see what one writes (memory:// is private to its process)."""
     attributes: bool = True
     """A small JSON document can be kept with the array."""
+    levels: bool = False
+    """Coarser levels can be appended, one after the other: `create` at the same address with `level=1`, then `level=2` ..."""
 
 
 class Volume(ABC):
@@ -127,7 +129,11 @@ class Volume(ABC):
     def create(cls, address: Address, spec: ArraySpec) -> Self:
         """Create an empty array (all voxels zero) of `spec` at `address`, metadata written atomically.
 
-        Raises Conflict where something is there already, Denied where it may not be written.
+        An address with the option `level=k`, k from 1 up, appends level k to the k levels that are there (ability
+        `levels`; only the driver calls it). Its geometry is `spec` as given: shape, chunks, shards and offset in voxels of
+        that level, voxel size; the type and the axes are those of level 0. The first voxel of the level begins where the
+        voxel of level 0 at offset x factor begins. Raises Conflict where something, or the level, is there already,
+        PlanError where a level below it is missing, Denied where it may not be written.
         """
 
     @classmethod
@@ -138,7 +144,7 @@ class Volume(ABC):
     @classmethod
     @abstractmethod
     def exists(cls, address: Address) -> bool:
-        """Return whether something is at `address` that `create` would refuse to replace."""
+        """Return whether something (or the level, where the address names one) is there that `create` would not replace."""
 
     @classmethod
     @abstractmethod

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ndbatch.errors import Corrupt
+from ndbatch.remotes.axes import AxisOrder
 from ndbatch.remotes.base import ArraySpec, Kind
+from ndbatch.remotes.pyramids import centres, factors
 from ndbatch.units import MICROMETRES
 
 OWN = "ndbatch"
@@ -52,8 +54,7 @@ def read_image(attributes: Mapping[str, Any], where: str) -> Image | None:
 
     Raises Corrupt, naming the group `where`, for metadata that breaks the format.
     """
-    ome = attributes.get("ome")
-    entries = (ome if isinstance(ome, Mapping) else attributes).get("multiscales")
+    entries, _ = _multiscales(attributes)
     if not entries:
         return None
     try:
@@ -113,6 +114,42 @@ def write_image(spec: ArraySpec, version: str, name: str) -> dict[str, Any]:
     if version == "0.4":
         return {"multiscales": [{"version": version, **image}], **mark, **own}
     return {"ome": {"version": version, "multiscales": [image], **mark}, **own}
+
+
+def with_level(
+    attributes: Mapping[str, Any], finest: ArraySpec, spec: ArraySpec, order: AxisOrder, path: str, where: str
+) -> dict[str, Any]:
+    """Return the attributes of a group with the array at `path` as one more level of its image; the rest is kept.
+
+    `finest` is level 0 as read from them, `spec` the new level, `order` that of their axes in the file. The level's
+    centres are where `pyramids.centres` says, so that all levels lie on each other. Raises Corrupt where no image is left.
+    """
+    image = read_image(attributes, where)
+    if image is None:
+        raise Corrupt(f"{where} holds no image", url=where)
+    base, start = image.scales[0], image.translations[0]
+    rest = [t / s - o for t, s, o in zip(start, base, order.to_stored(finest.offset), strict=True)]
+    factor = order.to_stored(factors(finest, spec))
+    place = centres(order.to_stored(spec.offset), factor, rest)
+    entries, key = _multiscales(attributes)
+    whole = _transform(len(base), {}, entries[0])  # comes after that of the level, so it is taken back here
+    scale = [b * f / w for b, f, w in zip(base, factor, whole[0], strict=True)]
+    shift = [(p * b - t) / w for p, b, w, t in zip(place, base, *whole, strict=True)]
+    transforms: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+    if any(shift):
+        transforms.append({"type": "translation", "translation": shift})
+    level = {"path": path, "coordinateTransformations": transforms}
+    entry = {**entries[0], "datasets": [*entries[0]["datasets"], level]}
+    changed = {"multiscales": [entry, *entries[1:]]}
+    return {**attributes, key: {**attributes[key], **changed}} if key else {**attributes, **changed}
+
+
+def _multiscales(attributes: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
+    """Return the images of a group and the key that they stand under: `ome` from 0.5 on, none before."""
+    ome = attributes.get("ome")
+    if isinstance(ome, Mapping):
+        return list(ome.get("multiscales") or ()), "ome"
+    return list(attributes.get("multiscales") or ()), ""
 
 
 def read_kind(attributes: Mapping[str, Any]) -> Kind:

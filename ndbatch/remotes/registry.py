@@ -47,7 +47,18 @@ def open_volume(url: str | Address, base: Path | None = None) -> Volume:
     return view(store_class(stored.scheme).open(stored), wanted)
 
 
+def check_created(address: Address, spec: ArraySpec) -> type[Volume]:
+    """Return the store of `address`; PlanError where it can hold no such array, or no level beyond the first."""
+    store = store_class(address.scheme)
+    if address.count("level") and not store.abilities.levels:
+        raise PlanError(
+            f"{address.url}: {address.scheme} volumes keep no levels; leave level out, or use zarr", option="level"
+        )
+    store.check_spec(address, spec)
+    return store
+
+
 def create_volume(url: str | Address, spec: ArraySpec, base: Path | None = None) -> Volume:
     """Create an empty volume of `spec` at `url`; Conflict where something is there already."""
     address = url if isinstance(url, Address) else parse(url, base)
-    return store_class(address.scheme).create(address, spec)
+    return check_created(address, spec).create(address, spec)

@@ -1,9 +1,9 @@
 """Zarr arrays (v2 and v3) and OME-Zarr images (0.4 and 0.5) on the local file system; voxels through tensorstore.
 
 `labels.zarr`, `zarr:///data/image.zarr?level=2`, `image.zarr/labels/nuclei`, `image.zarr/0`. Created volumes are OME-Zarr
-0.5 with one level at path `0` (0.4 inside a hierarchy of zarr v2); `?ome=0.4` makes an OME-Zarr 0.4 image, `?format=zarr`
-a plain zarr v3 array. A chunk appears whole or not at all: tensorstore writes it under a temporary name, brings it to
-the disk and renames it.
+0.5 with one level at path `0` (0.4 inside a hierarchy of zarr v2), to which `?level=1`, `?level=2` ... append;
+`?ome=0.4` makes an OME-Zarr 0.4 image, `?format=zarr` a plain zarr v3 array. A chunk appears whole or not at all:
+tensorstore writes it under a temporary name, brings it to the disk and renames it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -24,6 +25,7 @@ from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
 from ndbatch.remotes.files import file_error, is_there
+from ndbatch.remotes.pyramids import next_path, require_level
 from ndbatch.remotes.zarr_driver import FAILURES, array_metadata, open_array, require_no_fork, translated
 
 OPTIONS = ("axes", "format", "level", "missing", "ome")
@@ -46,7 +48,7 @@ class ZarrVolume(Volume):
     """One zarr array, alone or as a level of an OME-Zarr image."""
 
     scheme = "zarr"
-    abilities: ClassVar[Abilities] = Abilities()
+    abilities: ClassVar[Abilities] = Abilities(levels=True)
 
     def __init__(self, address: Address, spec: ArraySpec, order: AxisOrder, place: _Place, handle: Any) -> None:
         super().__init__(address, spec)
@@ -73,8 +75,10 @@ class ZarrVolume(Volume):
             raise PlanError(f"{address.url}: ome={version} cannot be written; use {' or '.join(VERSIONS)}")
         if form not in ("ome", "zarr"):
             raise PlanError(f"{address.url}: format={form} is not known; use ome or zarr")
-        if address.option("level") or address.option("axes"):
-            raise PlanError(f"{address.url}: level and axes are for reading; a new volume is level 0, axes {spec.axes}")
+        if address.option("axes"):
+            raise PlanError(f"{address.url}: axes is for reading; a new volume has the axes {spec.axes}")
+        if address.count("level") and form == "zarr":
+            raise PlanError(f"{address.url}: a plain array has no levels; leave format=zarr out to make an image")
         if spec.dtype.kind not in "biuf":
             raise PlanError(f"{address.url}: {spec.dtype} is no type of voxel")
         shards = spec.shards
@@ -91,6 +95,8 @@ class ZarrVolume(Volume):
         empty folder is there, Denied, PlanError.
         """
         cls.check_spec(address, spec)
+        if address.count("level"):
+            return cls._append(address, spec)
         target, version = Path(address.path), _version(address)
         if cls.exists(address):
             raise Conflict(f"{target} exists already; remove it or choose another url", url=address.url)
@@ -106,8 +112,40 @@ class ZarrVolume(Volume):
         return cls.open(address)
 
     @classmethod
+    def _append(cls, address: Address, spec: ArraySpec) -> Self:
+        """Add a level to an image: its array is whole before the image names it."""
+        try:
+            finest = cls.open(address.with_options(level="0"))
+        except NotFound as error:
+            raise PlanError(f"{address.url}: no level 0 to append to: {error.message}", option="level") from None
+        place, level = finest._place, address.count("level")
+        if place.image is None:
+            raise PlanError(f"{address.url}: a single array has no levels; only images have", option="level")
+        require_level(finest.spec, spec, level, finest.levels, address.url)
+        if level < finest.levels:
+            raise Conflict(f"{address.url}: level {level} exists already", url=address.url)
+        if VERSIONS[_version(address)] != place.keeper.format:
+            raise PlanError(f"{address.url}: the image is zarr v{place.keeper.format}; leave ome out", option="ome")
+        path = next_path(place.image.paths)
+        try:
+            zarr_nodes.add_array(
+                place.keeper, path, array_metadata(_as_stored(spec, finest._order), place.keeper.format)
+            )
+            keeper = finest._keeper()
+            attributes = ngff.with_level(keeper.attributes, finest.spec, spec, finest._order, path, address.path)
+            zarr_nodes.update_attributes(keeper, attributes)
+        except OSError as error:
+            raise file_error(error, address) from None
+        return cls.open(address)
+
+    @classmethod
     def exists(cls, address: Address) -> bool:
-        """Return whether anything but an empty folder is there."""
+        """Return whether anything but an empty folder is there; or the level, where the address names one above 0."""
+        if address.count("level"):
+            try:
+                return address.count("level") < cls.open(address.with_options(level="0")).levels
+            except NotFound:
+                return False
         path = Path(address.path)
         try:
             return is_there(address) and not (path.is_dir() and not any(path.iterdir()))
@@ -261,9 +299,21 @@ def _spec(address: Address, place: _Place, handle: Any) -> tuple[AxisOrder, Arra
     )
 
 
+def _as_stored(spec: ArraySpec, order: AxisOrder) -> ArraySpec:
+    """Return `spec` with its axes in the order of a file."""
+    return replace(
+        spec,
+        axes=order.stored,
+        shape=order.to_stored(spec.shape),
+        chunks=order.to_stored(spec.chunks),
+        shards=order.to_stored(spec.shards) if spec.shards else None,
+    )
+
+
 def _version(address: Address) -> str:
     """Return the version of OME-Zarr to write: as asked for, or that of the hierarchy around it."""
-    for folder in reversed(zarr_nodes.enclosing(Path(address.path))):
+    path = Path(address.path)
+    for folder in reversed([*zarr_nodes.enclosing(path), *([path] if address.count("level") else [])]):
         node = zarr_nodes.read_node(folder, address)
         if node is not None:
             around = next(version for version, form in VERSIONS.items() if form == node.format)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -107,6 +108,27 @@ def write_array(path: Path, zarr_format: int, metadata: Mapping[str, Any], attri
         write_json(path / ".zarray", {"zarr_format": 2, **metadata})
         if attributes:
             write_json(path / ".zattrs", attributes)
+
+
+def add_array(group: Node, name: str, metadata: Mapping[str, Any]) -> None:
+    """Add an array without a chunk at the path `name` (`2`, `scale2/image`) below `group`; it appears whole.
+
+    What an earlier attempt left there is replaced as long as it holds no chunk either; FileExistsError where it does.
+    """
+    target = group.path / name
+    for folder in list(Path(name).parents)[-2::-1]:
+        if not any((group.path / folder / file).exists() for file in METADATA_FILES[:3]):
+            write_group(group.path / folder, group.format, {})
+    aside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    write_array(aside, group.format, metadata, {})
+    if target.is_dir() and all(_is_metadata(entry.name) for entry in target.iterdir()):
+        shutil.rmtree(target)
+    if target.exists():
+        raise FileExistsError(
+            errno.EEXIST, f"its folder {name} holds what its image does not name; remove it", str(target)
+        )
+    os.rename(aside, target)
 
 
 def update_attributes(node: Node, attributes: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array, Kind, Volume
 from ndbatch.remotes.registry import store_class
+from ndbatch.testing.levels import LevelTests, with_option
 
 TICK = 0.02
 """Seconds between two changes of a file, so that its modification time tells them apart."""
@@ -35,7 +36,7 @@ def voxels(shape: Shape, dtype: Any, seed: int = 0) -> Array:
     return (raw * (source.random(shape) > 0.25)).astype(kind)
 
 
-class VolumeSuite:
+class VolumeSuite(LevelTests):
     """Inherit, name the class `Test...`, and override `url`; override the class variables where a format needs it."""
 
     shape: ClassVar[Shape] = (20, 37, 45)
@@ -110,7 +111,7 @@ class VolumeSuite:
     def test_an_unknown_option_is_refused(self, volume: Volume, url: str) -> None:
         """A misspelt option never passes in silence."""
         with pytest.raises(PlanError, match="levle"):
-            ndbatch.open(url + ("&" if "?" in url else "?") + "levle=1")
+            ndbatch.open(with_option(url, "levle=1"))
 
     def test_delete(self, volume: Volume, url: str) -> None:
         """A deleted volume is gone, and deleting it again does nothing."""

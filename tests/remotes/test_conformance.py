@@ -14,7 +14,7 @@ import zarr
 
 from ndbatch.geometry import Shape
 from ndbatch.remotes.address import parse
-from ndbatch.remotes.base import Array
+from ndbatch.remotes.base import Array, Volume
 from ndbatch.remotes.memory import MemoryVolume
 from ndbatch.testing import VolumeSuite
 
@@ -33,7 +33,10 @@ class TestOmeZarr(VolumeSuite):
         group.create_array("s0", data=data, chunks=self.chunks)
 
     def read_raw(self, url: str) -> Array:
-        return np.asarray(zarr.open_group(parse(url).path, mode="r")["0"][...])
+        return self.read_raw_level(url, 0)
+
+    def read_raw_level(self, url: str, level: int) -> Array:
+        return np.asarray(zarr.open_group(parse(url).path, mode="r")[str(level)][...])
 
 
 class TestShardedZarr(TestOmeZarr):
@@ -80,6 +83,9 @@ class TestPlainZarr(VolumeSuite):
 
     def read_raw(self, url: str) -> Array:
         return np.asarray(zarr.open_array(parse(url).path, mode="r")[...])
+
+    def keeps_levels(self, volume: Volume) -> bool:
+        return False
 
 
 class TestHdf5(VolumeSuite):

@@ -325,7 +325,9 @@ def test_only_zarr_is_removed(tmp_path: Path) -> None:
     [
         ("n.zarr?ome=0.3", {}, "use 0.4 or 0.5"),
         ("n.zarr?format=n5", {}, "use ome or zarr"),
-        ("n.zarr?level=1", {}, "for reading"),
+        ("n.zarr?level=1", {}, "no level 0 to append to"),
+        ("n.zarr?axes=yx", {}, "for reading"),
+        ("n.zarr?format=zarr&level=1", {}, "a plain array has no levels"),
         ("n.zarr?ome=0.4", {"shards": (4, 8)}, "has no shards"),
         ("n.zarr", {"shards": (6, 8)}, "not a whole number of chunks"),
         ("n.zarr", {"dtype": "complex64"}, "no type of voxel"),
