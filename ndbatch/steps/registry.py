@@ -22,6 +22,7 @@ BUILT_IN = {
     "mask": "ndbatch.steps.mask:Mask",
     "downsample": "ndbatch.steps.downsample:Downsample",
     "project": "ndbatch.steps.downsample:Project",
+    "normalize": "ndbatch.steps.normalize:Normalize",
 }
 
 

@@ -22,10 +22,11 @@ from ndbatch.steps.base import ArrayInfo, Operation, Pass, Patch, Step
 from ndbatch.steps.cast import cast
 from ndbatch.steps.components import RANKS, adjacency_of, relabelled
 from ndbatch.steps.contacts import contacts, forward_offsets
-from ndbatch.steps.histogram import otsu_passes, percentile_passes
+from ndbatch.steps.histogram import otsu_passes
 from ndbatch.steps.labelling import Adjacency, extents, label, marked
 from ndbatch.steps.merge import NodeValues, join
 from ndbatch.steps.payload import pack
+from ndbatch.steps.percentiles import percentile_passes
 
 
 class Percentile(BaseModel):
