@@ -41,7 +41,7 @@ def _open(target: Target, plan: Plan, journal: Journal) -> Volume:
         )
     Path(address.path).parent.mkdir(parents=True, exist_ok=True) if Path(address.path).is_absolute() else None
     volume = create_volume(address, target.spec)
-    if volume.abilities.attributes:
+    if volume.abilities.attributes and not address.option("level"):
         volume.set_attributes({"run": plan.config.name, "fingerprint": plan.fingerprint, "complete": False})
     return volume
 
@@ -82,6 +82,7 @@ def _created_before(directory: Path, plan: Plan) -> Mapping[str, Any]:
 def _remove(entry: Mapping[str, Any], directory: Path) -> None:
     if entry["type"] == "table":
         Path(entry["url"]).unlink(missing_ok=True)
-    else:
-        address = parse(str(entry["url"]), directory)
+        return
+    address = parse(str(entry["url"]), directory)
+    if not address.option("level"):  # the levels of a volume go with it
         store_class(address.scheme).delete(address)

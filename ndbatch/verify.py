@@ -12,7 +12,7 @@ import numpy as np
 
 from ndbatch.errors import JournalError, NdbatchError, RemoteError
 from ndbatch.geometry import Box, Grid
-from ndbatch.journal import Journal
+from ndbatch.journal import CHECKSUM_BITS, Journal
 from ndbatch.journal.salvage import rebuild as salvage
 from ndbatch.plan.program import ratio
 from ndbatch.remotes.address import parse
@@ -85,22 +85,22 @@ def _take_back(journal: Journal, document: Mapping[str, Any], found: list[Mismat
 
 def _compare(journal: Journal, document: Mapping[str, Any], directory: Path) -> Iterator[tuple[int, Mismatch | None]]:
     """Yield 1 and the mismatch, if any, of every block that wrote a volume."""
-    axes = str(document["axes"])
+    axes, entries = str(document["axes"]), {**document["outputs"], **document["levels"]}
     for stage in document["stages"]:
-        names = [name for name in stage["stores"] if name in document["outputs"]]
+        names = [name for name in stage["stores"] if name in entries]
         if len(names) < len(stage["stores"]) or not names:
             continue  # arrays stored on the way are gone when a run is over
         try:
-            volumes = [open_volume(parse(document["outputs"][name]["url"], directory)) for name in names]
+            volumes = [open_volume(parse(entries[name]["url"], directory)) for name in names]
         except RemoteError as error:
             yield 0, Mismatch(stage["index"], -1, "all", error.message)
             continue
         grid = Grid.described(stage["grid"])
-        scales = [ratio(document["outputs"][name]["scale"], stage["scale"]) for name in names]
+        scales = [ratio(entries[name]["scale"], stage["scale"]) for name in names]
         for receipt in journal.receipts(stage["index"]):
             index = int(receipt["block"])
             boxes = [grid[index].core.coarsened(by) for by in scales]
-            reason = _differs(volumes, boxes, int(receipt["checksum"]))
+            reason = _differs(volumes, boxes, int(receipt["checksum"]) % 2**CHECKSUM_BITS)
             mismatch = Mismatch(stage["index"], index, grid[index].core.describe(axes), reason) if reason else None
             yield 1, mismatch
 

@@ -174,6 +174,24 @@ class Input(Place):
         return self
 
 
+class Pyramid(Document):
+    """Coarser levels of an output, made in the same run."""
+
+    levels: Positive | Auto = "auto"
+    """Levels beside the output itself; auto goes on until no axis of z, y, x is longer than 128 voxels."""
+    factors: dict[Axis, Positive] | Auto = "auto"
+    """Voxels to one of the next level along each named axis; auto halves z, y and x, the axes of short voxels first, until
+    voxels are as near to cubes as can be."""
+    method: Literal["auto", "mean", "mode", "median", "min", "max", "stride"] = "auto"
+    """How voxels become one, as in downsample; auto is mode for labels and mean for the others."""
+
+
+def _as_pyramid(value: Any) -> Any:
+    """Accept `auto` or a number of levels where a mapping with `levels` is meant."""
+    is_levels = value == "auto" or (isinstance(value, int) and not isinstance(value, bool))
+    return {"levels": value} if is_levels else value
+
+
 class Output(Place):
     """A volume or a table to write."""
 
@@ -187,6 +205,8 @@ class Output(Place):
     """Voxels of a shard (one file of many chunks) along each named axis."""
     create: bool = True
     """Create the volume; with false it must exist already and its voxels are replaced."""
+    pyramid: Annotated[Pyramid | None, BeforeValidator(_as_pyramid)] = None
+    """Coarser levels to make as well: auto, a number of levels, or a mapping."""
 
     @property
     def is_table(self) -> bool:
@@ -195,7 +215,7 @@ class Output(Place):
 
     @model_validator(mode="after")
     def _table_has_no_voxels(self) -> Output:
-        for name in ("kind", "dtype", "chunks", "shards"):
+        for name in ("kind", "dtype", "chunks", "shards", "pyramid"):
             if self.is_table and getattr(self, name) is not None:
                 raise ValueError(f"{name}: {self.url} is a table, which has no {name}")
         return self

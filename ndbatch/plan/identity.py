@@ -14,6 +14,7 @@ from ndbatch.config.model import Config
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.plan.model import Target
+from ndbatch.plan.program import level_of
 from ndbatch.remotes.base import Volume
 
 
@@ -32,9 +33,13 @@ def identity(
         },
         "steps": [step.identity() for step in config.steps],
         "outputs": {
-            name: {"url": config.outputs[name].url, "spec": _plain(targets[name].spec) if name in targets else None}
-            for name in config.outputs
+            name: {
+                "url": config.outputs[level_of(name)[0]].url,
+                "spec": _plain(targets[name].spec) if name in targets else None,
+            }
+            for name in [*config.outputs, *(name for name in targets if level_of(name)[1])]
         },
+        "pyramids": {name: output.pyramid.model_dump() for name, output in config.outputs.items() if output.pyramid},
         "region": {"start": list(region.start), "stop": list(region.stop)},
         "blocks": {scale_name(scale): list(grid.block) for scale, grid in grids.items()},
     }

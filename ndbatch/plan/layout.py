@@ -16,7 +16,7 @@ from ndbatch.geometry import Box, Grid, Shape, common_multiple
 from ndbatch.plan.blocks import AUTO_BYTES, BASE_BYTES, DASK_BYTES, Cost, Workload, require_alignment
 from ndbatch.plan.identity import scale_name
 from ndbatch.plan.model import Target
-from ndbatch.plan.program import Apply, Bound, Stage, compile_stages, ratio
+from ndbatch.plan.program import Apply, Bound, Stage, compile_stages, level_of, ratio
 from ndbatch.plan.targets import volume_targets, write_unit
 from ndbatch.remotes.base import Volume
 from ndbatch.steps.base import ArrayInfo
@@ -61,9 +61,11 @@ class Layout:
 def lay_out(work: Work, begun: Mapping[str, Any] | None) -> Layout:
     """Return stages and blocks; the blocks that a run was `begun` with stay. PlanError where nothing fits."""
     apart: frozenset[str] = frozenset()
+    arrays = {name for step in work.steps for name in step.products.values()}
+    kept = frozenset(name for name in arrays if level_of(name)[0] in work.config.outputs)
     while True:
-        stages, stored = compile_stages(work.steps, work.infos, frozenset(work.config.outputs), apart)
-        targets = volume_targets(work.config, stored, work.infos, work.region, work.sources)
+        stages, stored = compile_stages(work.steps, work.infos, kept, apart)
+        targets = volume_targets(work.config, stored, work.steps, work.infos, work.region, work.sources)
         more = _too_many_scales(work, stages, targets)
         if not more - apart:
             break
@@ -99,9 +101,11 @@ def _too_many_scales(work: Work, stages: Sequence[Stage], targets: Mapping[str, 
 
 
 def _fits(work: Work, stage: Stage, targets: Mapping[str, Target], names: set[str]) -> bool:
-    load = work.load([stage], stage.scale)
+    load, blocks = work.load([stage], stage.scale), work.config.blocks
     try:
         unit, _ = _unit(work, [stage], targets, names)
+        if blocks != "auto" and not _is_coarse(stage.scale):
+            require_alignment(_named_block(blocks, work.axes, unit, load.region), unit, load.region, work.axes)
     except PlanError:
         return False
     return load.peak(unit) <= min(work.limit, load.base + PYRAMID_BYTES)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import psutil
 
 from ndbatch.config.model import Cluster, Config
-from ndbatch.errors import ConfigError, NdbatchError, PlanError
-from ndbatch.geometry import Box, Shape
+from ndbatch.errors import ConfigError, PlanError
+from ndbatch.geometry import Box
 from ndbatch.journal import Journal
+from ndbatch.plan.binding import bind
 from ndbatch.plan.identity import digest, identity, require_same
 from ndbatch.plan.layout import Work, lay_out
 from ndbatch.plan.model import Plan
-from ndbatch.plan.program import Bound
 from ndbatch.plan.sources import open_sources, require_one_frame
-from ndbatch.plan.targets import output_dtypes, require_free, require_writable, table_targets
+from ndbatch.plan.targets import require_free, require_writable, table_targets
 from ndbatch.remotes.base import Kind, Volume
 from ndbatch.steps.base import ArrayInfo
 from ndbatch.steps.loading import search_in
@@ -38,8 +36,7 @@ def make_plan(config: Config, *, resume: bool = True) -> Plan:
     require_one_frame(infos)
     frame = next(iter(infos.values()))
     region = _region(config, frame)
-    steps = _bind(config, infos, region)
-    _require_used(config, steps)
+    steps = bind(config, infos, region)
     workers, limit = capacity(config.cluster)
     begun = _begun(config) if resume else None
     layout = lay_out(Work(config, steps, infos, sources, region, workers, limit), begun)
@@ -83,53 +80,6 @@ def capacity(cluster: Cluster) -> tuple[int, int]:
 
 def _info(volume: Volume) -> ArrayInfo:
     return ArrayInfo(volume.domain, volume.dtype, volume.axes, volume.voxel_size, Kind(volume.kind))
-
-
-def _bind(config: Config, infos: dict[str, ArrayInfo], region: Box) -> tuple[Bound, ...]:
-    """Bind every step in order; `infos` gains what they make."""
-    steps = []
-    for number, step in enumerate(config.steps, 1):
-        inputs = {role: infos[name] for role, name in step.sources.items()}
-        try:
-            operation = step.bind(inputs, output_dtypes(config, step.products))
-        except NdbatchError as error:
-            error.message = f"step {number} ({step.kind}): {error.message}"
-            raise
-        frame = _frame_of(f"step {number} ({step.kind})", step.sources, infos)
-        bound = Bound(step.kind, operation, step.sources, step.products, frame)
-        infos.update(
-            {name: _placed(operation.arrays[role], bound, region) for role, name in bound.array_names().items()}
-        )
-        steps.append(bound)
-    return tuple(steps)
-
-
-def _frame_of(where: str, sources: Mapping[str, str], infos: Mapping[str, ArrayInfo]) -> Shape:
-    """Return the scale that the inputs of a step have in common. PlanError where they differ."""
-    (first, scale), *others = ((name, infos[name].scales) for name in sources.values())
-    for name, other in others:
-        if other != scale:
-            raise PlanError(
-                f"{where}: {first} and {name} have voxels of different size, {scale} and {other} times those of the inputs; "
-                "bring them to the same size first"
-            )
-    return scale
-
-
-def _placed(info: ArrayInfo, bound: Bound, region: Box) -> ArrayInfo:
-    """Return the array with its scale; a coarse one covers the region, as if that were the whole volume."""
-    coarse = any(n > 1 for n in bound.scale)
-    return replace(info, scale=bound.scale, domain=region.coarsened(bound.scale)) if coarse else info
-
-
-def _require_used(config: Config, steps: tuple[Bound, ...]) -> None:
-    used = {name for step in steps for name in step.sources.values()} | set(config.outputs)
-    for number, step in enumerate(steps, 1):
-        if not used & set(step.products.values()):
-            names = ", ".join(step.products.values())
-            raise ConfigError(
-                f"step {number} ({step.kind}) makes {names}, which no step and no output uses; add it to outputs"
-            )
 
 
 def _region(config: Config, frame: ArrayInfo) -> Box:

@@ -10,7 +10,7 @@ from typing import Any
 from ndbatch.config.model import Config
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.plan.blocks import Cost
-from ndbatch.plan.program import Bound, Map, Stage, ratio
+from ndbatch.plan.program import Bound, Map, Stage, level_of, ratio
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import ArraySpec, Volume
 from ndbatch.steps.base import ArrayInfo
@@ -142,7 +142,8 @@ class Plan:
                 "memory_limit": self.memory_limit,
             },
             "inputs": {name: _volume_entry(volume.url, volume.spec) for name, volume in self.sources.items()},
-            "outputs": {**self._volume_outputs(), **self._table_outputs()},
+            "outputs": {**self._volume_outputs(finest=True), **self._table_outputs()},
+            "levels": self._volume_outputs(finest=False),
             "stages": stages,
             "warnings": list(self.warnings),
         }
@@ -150,7 +151,8 @@ class Plan:
     def _maker(self, name: str) -> str:
         return next(step.kind for step in self.steps if name in step.products.values())
 
-    def _volume_outputs(self) -> dict[str, Any]:
+    def _volume_outputs(self, *, finest: bool) -> dict[str, Any]:
+        """Return what is told of the volumes to write, or of the levels of pyramids below them."""
         return {
             name: {
                 "type": "volume",
@@ -160,7 +162,7 @@ class Plan:
                 **_volume_entry(target.address.url, target.spec),
             }
             for name, target in self.targets.items()
-            if target.kept
+            if target.kept and finest == (level_of(name)[1] == 0)
         }
 
     def _table_outputs(self) -> dict[str, Any]:

@@ -116,6 +116,17 @@ def ratio(coarse: Shape, fine: Shape) -> Shape:
     return tuple(a // b for a, b in zip(coarse, fine, strict=True))
 
 
+def level_name(name: str, level: int) -> str:
+    """Return the name of the array that is level `level` (counted from the output itself) of the output `name`."""
+    return f"{name}@{level}" if level else name
+
+
+def level_of(name: str) -> tuple[str, int]:
+    """Return the output that the array `name` belongs to, and which of its levels it is."""
+    output, _, level = name.partition("@")
+    return output, int(level or 0)
+
+
 def made_box(step: Bound, call: Apply, stage: Stage, block: Block, infos: Mapping[str, ArrayInfo]) -> Box:
     """Return what `call` makes for `block`: its core with context, in voxels of what the step makes.
 

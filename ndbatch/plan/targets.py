@@ -15,7 +15,7 @@ from ndbatch.config.model import TABLE_ENDINGS, VOXEL_TYPES, Config, Output
 from ndbatch.errors import ConfigError, Denied, NotFound, PlanError
 from ndbatch.geometry import Box, Shape, common_multiple
 from ndbatch.plan.model import TableTarget, Target
-from ndbatch.plan.program import Bound, Stage, times
+from ndbatch.plan.program import Bound, Stage, level_of, times
 from ndbatch.remotes.address import ENDINGS, Address, parse
 from ndbatch.remotes.api import default_chunks
 from ndbatch.remotes.base import ArraySpec, Kind, Volume
@@ -23,21 +23,31 @@ from ndbatch.remotes.registry import open_volume, store_class
 from ndbatch.steps.base import ArrayInfo
 
 LARGEST_WINDOW = 2**24
-"""Voxels of the inputs that one default chunk of a coarser array is made of at most."""
+"""Voxels that one default chunk of a coarser array is made of at most."""
 
 
 def volume_targets(
-    config: Config, stored: frozenset[str], infos: Mapping[str, ArrayInfo], region: Box, sources: Mapping[str, Volume]
+    config: Config,
+    stored: frozenset[str],
+    steps: Sequence[Bound],
+    infos: Mapping[str, ArrayInfo],
+    region: Box,
+    sources: Mapping[str, Volume],
 ) -> dict[str, Target]:
     """Return the volumes to write, by name. PlanError for two outputs to one place, or an output onto an input."""
     targets: dict[str, Target] = {}
     taken = {volume.address.url: f"the input {name}" for name, volume in sources.items()}
-    for name in sorted(stored):
-        output = config.outputs.get(name)
+    windows = {name: step.operation.scale for step in steps for name in step.array_names().values()}
+    for name in sorted(stored, key=level_of):
+        output = config.outputs.get(level_of(name)[0])
+        box = region.coarsened(infos[name].scales)
+        chunks = _default_chunks(box.shape, infos[name], windows[name])
         if output is None:
-            targets[name] = _scratch(config, name, infos[name], region.coarsened(infos[name].scales))
+            address = Address("zarr", str(config.run_directory / "scratch" / f"{name}.zarr"))
+            spec = _spec(infos[name], box, chunks, None, infos[name].kind)
+            targets[name] = Target(name, address, spec, create=True, kept=False)
             continue
-        target = _target(config, name, output, infos[name], region.coarsened(infos[name].scales))
+        target = _target(config, name, output, infos[name], box, chunks)
         if target.address.url in taken:
             raise PlanError(
                 f"outputs.{name}: {target.address.url} is {taken[target.address.url]} already; choose another url"
@@ -74,18 +84,12 @@ def table_targets(config: Config, steps: Sequence[Bound], stages: Sequence[Stage
     return result
 
 
-def _scratch(config: Config, name: str, info: ArrayInfo, region: Box) -> Target:
-    """Return the place of an array that is only stored on the way."""
-    address = Address("zarr", str(config.run_directory / "scratch" / f"{name}.zarr"))
-    return Target(name, address, _spec(info, region, None, None, info.kind), create=True, kept=False)
-
-
-def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: Box) -> Target:
+def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: Box, default: Shape) -> Target:
     if output.url.endswith(TABLE_ENDINGS):
         raise ConfigError(
             f"outputs.{name}: {output.url} is a table, but {name} is an array; use a volume such as {name}.zarr"
         )
-    address = parse(output.url, config.run_directory)
+    address = _address(config, name, output)
     if not store_class(address.scheme).abilities.write:
         raise PlanError(f"outputs.{name}: {address.scheme} volumes cannot be written")
     if not store_class(address.scheme).abilities.shared and config.cluster.kind not in ("inline", "threads"):
@@ -98,11 +102,11 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
             f"{', '.join(VOXEL_TYPES)}"
         )
     kind = Kind(output.kind) if output.kind else info.kind
-    if not output.create:
-        return _existing(name, address, info, region)
-    chunks = _along(output.chunks, info, f"outputs.{name}.chunks") or _within(config.blocks, info, region)
+    if not output.create and not (level_of(name)[1] and not store_class(address.scheme).exists(address)):
+        return _existing(config, name, address, info, region)
+    chunks = _along(output.chunks, info, f"outputs.{name}.chunks") or _within(config.blocks, info, default)
     shards = _along(output.shards, info, f"outputs.{name}.shards")
-    spec = _spec(info, region, chunks, shards, kind)
+    spec = _spec(info, region, chunks or default, shards, kind)
     store_class(address.scheme).check_spec(address, spec)
     staged = None
     if not store_class(address.scheme).abilities.concurrent:
@@ -110,7 +114,20 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
     return Target(name, address, spec, create=True, staged=staged)
 
 
-def _existing(name: str, address: Address, info: ArrayInfo, region: Box) -> Target:
+def _address(config: Config, name: str, output: Output) -> Address:
+    """Return the address of an output, or of one of its levels. PlanError where the store keeps no levels."""
+    address, (_, number) = parse(output.url, config.run_directory), level_of(name)
+    if not number:
+        return address
+    if not store_class(address.scheme).abilities.levels:
+        raise PlanError(
+            f"outputs.{level_of(name)[0]}.pyramid: {address.scheme} volumes keep one level only; use OME-Zarr, N5 or "
+            "precomputed, or leave pyramid out"
+        )
+    return address.with_options(level=str(address.count("level") + number))
+
+
+def _existing(config: Config, name: str, address: Address, info: ArrayInfo, region: Box) -> Target:
     try:
         volume = open_volume(address)
     except NotFound as error:
@@ -125,10 +142,10 @@ def _existing(name: str, address: Address, info: ArrayInfo, region: Box) -> Targ
             f"outputs.{name}: {address.url} is {volume.dtype}, the result is {info.dtype}; set dtype: {volume.dtype} for "
             "this output, or choose another url"
         )
-    if volume.levels > 1:
+    if volume.levels > 1 and not config.outputs[level_of(name)[0]].pyramid and not address.option("level"):
         raise PlanError(
             f"outputs.{name}: {address.url} has {volume.levels} levels; writing one would leave the others as they were. "
-            "Write to a new volume with create: true"
+            "Give it pyramid: to make them again, name the one you mean with ?level=, or write to a new volume"
         )
     if not volume.abilities.concurrent:
         raise PlanError(
@@ -148,21 +165,19 @@ def _along(sizes: Mapping[str, int] | None, info: ArrayInfo, where: str) -> Shap
     return tuple(sizes.get(axis, n) for axis, n in zip(info.axes, default, strict=True))
 
 
-def _within(blocks: Mapping[Any, int] | str, info: ArrayInfo, region: Box) -> Shape | None:
+def _within(blocks: Mapping[Any, int] | str, info: ArrayInfo, default: Shape) -> Shape | None:
     """Return chunks that blocks of the user's own shape are whole numbers of, as near the default as can be; or None."""
     if isinstance(blocks, str):
         return None
-    default = default_chunks(region.shape, info.dtype, info.axes)
     result = []
-    for axis, chunk in zip(info.axes, default, strict=True):
-        block = blocks.get(axis, chunk)
+    for axis, chunk, scale in zip(info.axes, default, info.scales, strict=True):
+        block = max(1, blocks[axis] // scale) if axis in blocks else chunk
         parts = -(-block // chunk)
         result.append(block // parts if block % parts == 0 else block)
     return tuple(result)
 
 
-def _spec(info: ArrayInfo, region: Box, chunks: Shape | None, shards: Shape | None, kind: Kind) -> ArraySpec:
-    chunks = chunks or _default_chunks(region.shape, info)
+def _spec(info: ArrayInfo, region: Box, chunks: Shape, shards: Shape | None, kind: Kind) -> ArraySpec:
     if shards is not None and any(s % c for s, c in zip(shards, chunks, strict=True)):
         raise PlanError(f"a shard of {shards} is not a whole number of chunks of {chunks}")
     return ArraySpec(
@@ -177,10 +192,10 @@ def _spec(info: ArrayInfo, region: Box, chunks: Shape | None, shards: Shape | No
     )
 
 
-def _default_chunks(shape: Shape, info: ArrayInfo) -> Shape:
-    """Return the default chunks of an array; smaller ones where a chunk is made of very many voxels of the inputs."""
+def _default_chunks(shape: Shape, info: ArrayInfo, window: Shape) -> Shape:
+    """Return the default chunks of an array; smaller ones where each voxel is made of a large `window` of them."""
     chunks = list(default_chunks(shape, info.dtype, info.axes))
-    while math.prod(chunks) * math.prod(info.scales) > LARGEST_WINDOW and max(chunks) > 1:
+    while math.prod(chunks) * math.prod(window) > LARGEST_WINDOW and max(chunks) > 1:
         largest = chunks.index(max(chunks))
         chunks[largest] = -(-chunks[largest] // 2)
     return tuple(chunks)
@@ -227,7 +242,9 @@ def write_unit(targets: Mapping[str, tuple[Target, Shape]], windows: Shape, regi
             )
         # A chunk or shard larger than the region is written by one block whatever its extent.
         units.append(tuple(min(u, _cover(region, origin, i)) for i, u in enumerate(unit)))
-    return common_multiple(units), origin
+    whole = tuple(_cover(region, origin, i) for i in range(region.ndim))
+    # A block that covers the region need not be a whole number of anything.
+    return tuple(min(n, cover) for n, cover in zip(common_multiple(units), whole, strict=True)), origin
 
 
 def _cover(region: Box, origin: Shape, axis: int) -> int:

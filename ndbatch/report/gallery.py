@@ -42,7 +42,13 @@ def gallery(document: Mapping[str, Any], directory: Path, depths: tuple[float, f
         try:
             base = open_entry(image, directory)
             over = open_entry(labels, directory) if labels is not None else None
-            views.append(View(title, _pictures(base, over, region, depths)))
+            scale = _scale(image)
+            seen = (
+                depths
+                if depths is None or "z" not in image["axes"]
+                else _scaled(depths, scale[image["axes"].index("z")])
+            )
+            views.append(View(title, _pictures(base, over, region.coarsened(scale), seen)))
         except (NdbatchError, OSError) as error:
             views.append(View(title, problem=f"No picture could be made: {error}"))
     return views
@@ -76,9 +82,18 @@ def open_entry(entry: Mapping[str, Any], directory: Path) -> Volume:
     return volume.override(**known)
 
 
+def _scale(entry: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return how many voxels of the inputs make one of a volume, along each axis."""
+    return tuple(entry.get("scale") or (1,) * len(entry["shape"]))
+
+
 def _fit(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two volumes lie in the same voxels."""
-    return len(one["shape"]) == len(other["shape"]) and one.get("axes") == other.get("axes")
+    return one.get("axes") == other.get("axes") and _scale(one) == _scale(other)
+
+
+def _scaled(depths: tuple[float, float], factor: int) -> tuple[float, float]:
+    return depths[0] / factor, depths[1] / factor
 
 
 def _pictures(volume: Volume, labels: Volume | None, region: Box, depths: tuple[float, float] | None) -> list[Picture]:

@@ -53,7 +53,7 @@ class Downsample(Step):
     def bind(self, inputs: Mapping[str, ArrayInfo], dtypes: Mapping[str, np.dtype[Any]]) -> Operation:
         """Return the operation: no halo, no passes. PlanError for axes that are not there, or nothing to do."""
         info = inputs["input"]
-        factors = isotropic_factors(info) if self.factors == "auto" else _named(self.factors, info)
+        factors = isotropic_factors(info) if self.factors == "auto" else named_factors(self.factors, info)
         return pooling(info, factors, chosen(self.method, info), dtypes.get("output"), self.output)
 
 
@@ -151,10 +151,11 @@ def isotropic_factors(info: ArrayInfo) -> Shape:
     return tuple(2 if i in space and sizes[i] < 1.5 * shortest else 1 for i in range(info.ndim))
 
 
-def _named(factors: Factors, info: ArrayInfo) -> Shape:
+def named_factors(factors: Mapping[Any, int], info: ArrayInfo) -> Shape:
+    """Return factors given by axis name in the order of the axes, 1 where not named. PlanError where they do not fit."""
     for axis in factors:
         _axis(axis, info)
-    result = tuple(dict(factors).get(axis, 1) for axis in info.axes)  # type: ignore[call-overload]
+    result = tuple(factors.get(axis, 1) for axis in info.axes)
     if math.prod(result) == 1:
         raise PlanError("factors are 1 along every axis: there is nothing to do; write such as {y: 2, x: 2}")
     return result

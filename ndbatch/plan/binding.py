@@ -1,0 +1,103 @@
+"""Binding: what the steps of a configuration make of its inputs; the levels of pyramids are bound like steps of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from ndbatch.config.model import Config, Pyramid
+from ndbatch.errors import ConfigError, NdbatchError, PlanError
+from ndbatch.geometry import Box, Shape
+from ndbatch.plan.program import Bound, level_name
+from ndbatch.plan.targets import output_dtypes
+from ndbatch.remotes.base import Kind
+from ndbatch.steps.base import ArrayInfo
+from ndbatch.steps.downsample import chosen, isotropic_factors, named_factors, pooling
+
+SMALLEST_LEVEL = 128
+"""Voxels along the longest axis of z, y, x at which a pyramid of `levels: auto` ends."""
+
+
+def bind(config: Config, infos: dict[str, ArrayInfo], region: Box) -> tuple[Bound, ...]:
+    """Bind every step in order, then the levels of every pyramid; `infos` gains what they make.
+
+    Raises ConfigError or PlanError, naming the step or the output.
+    """
+    steps = []
+    for number, step in enumerate(config.steps, 1):
+        where = f"step {number} ({step.kind})"
+        frame = _frame_of(where, step.sources, infos)
+        inputs = {role: infos[name] for role, name in step.sources.items()}
+        try:
+            operation = step.bind(inputs, output_dtypes(config, step.products))
+        except NdbatchError as error:
+            error.message = f"{where}: {error.message}"
+            raise
+        bound = Bound(step.kind, operation, step.sources, step.products, frame)
+        infos.update(_made(bound, region))
+        steps.append(bound)
+    _require_used(config, steps)
+    for name, output in config.outputs.items():
+        if output.pyramid is not None and name in infos:
+            if output.kind is not None:
+                infos[name] = replace(infos[name], kind=Kind(output.kind))
+            for level in _levels(name, output.pyramid, infos, region):
+                steps.append(level)
+    return tuple(steps)
+
+
+def _levels(name: str, pyramid: Pyramid, infos: dict[str, ArrayInfo], region: Box) -> Iterator[Bound]:
+    """Yield what makes each level of the output `name` from the one before it."""
+    below, number = name, 0
+    while number != pyramid.levels:
+        info = replace(infos[below], domain=region.coarsened(infos[below].scales))
+        if pyramid.levels == "auto" and _small(info):
+            return
+        number += 1
+        try:
+            factors = isotropic_factors(info) if pyramid.factors == "auto" else named_factors(pyramid.factors, info)
+        except PlanError as error:
+            error.message = f"outputs.{name}.pyramid: level {number}: {error.message}"
+            raise
+        operation = pooling(info, factors, chosen(pyramid.method, info), name=name)
+        made = level_name(name, number)
+        bound = Bound(f"level {number}", operation, {"input": below}, {"output": made}, info.scales)
+        infos.update(_made(bound, region))
+        below = made
+        yield bound
+
+
+def _small(info: ArrayInfo) -> bool:
+    return all(n <= SMALLEST_LEVEL for n, axis in zip(info.domain.shape, info.axes, strict=True) if axis in "zyx")
+
+
+def _frame_of(where: str, sources: Mapping[str, str], infos: Mapping[str, ArrayInfo]) -> Shape:
+    """Return the scale that the inputs of a step have in common. PlanError where they differ."""
+    (first, scale), *others = ((name, infos[name].scales) for name in sources.values())
+    for name, other in others:
+        if other != scale:
+            raise PlanError(
+                f"{where}: {first} and {name} have voxels of different size, {scale} and {other} times those of the inputs; "
+                "bring them to the same size first"
+            )
+    return scale
+
+
+def _made(bound: Bound, region: Box) -> dict[str, ArrayInfo]:
+    """Return the arrays that a step makes, by name; a coarse one covers the region, as if that were the whole volume."""
+    result = {}
+    for role, name in bound.array_names().items():
+        info = bound.operation.arrays[role]
+        coarse = any(n > 1 for n in bound.scale)
+        result[name] = replace(info, scale=bound.scale, domain=region.coarsened(bound.scale)) if coarse else info
+    return result
+
+
+def _require_used(config: Config, steps: list[Bound]) -> None:
+    used = {name for step in steps for name in step.sources.values()} | set(config.outputs)
+    for number, step in enumerate(steps, 1):
+        if not used & set(step.products.values()):
+            names = ", ".join(step.products.values())
+            raise ConfigError(
+                f"step {number} ({step.kind}) makes {names}, which no step and no output uses; add it to outputs"
+            )
