@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ndbatch.geometry import Block
-from ndbatch.journal import Journal
+from ndbatch.journal import CHECKSUM_BITS, Journal
 from ndbatch.plan.model import Plan
 from ndbatch.plan.program import Map, Stage, made_box
 from ndbatch.ranges import Ranges
@@ -41,7 +43,7 @@ class States:
         return self._known[step, number]
 
     def facts(self, stage: Stage) -> dict[str, Any]:
-        """Return what the passes of `stage` found out, by step: reduces them.
+        """Return what the passes of `stage` found out, by step: reduces them. Blocks that it did not write are counted.
 
         A step is named by its kind, and by what it makes too where there are several of that kind.
         """
@@ -51,7 +53,17 @@ class States:
                 found = self.get(call.step, call.number).facts()
                 if found:
                     result.setdefault(self._name(call.step), {}).update(found)
+        for place, name in enumerate(stage.stores[:CHECKSUM_BITS]):
+            for number, step in enumerate(self._plan.steps):
+                if step.operation.unwritten and name in step.array_names().values():
+                    count = self._unwritten(stage.index, place)
+                    result.setdefault(self._name(number), {})["blocks_not_written"] = count
         return result
+
+    def _unwritten(self, stage: int, place: int) -> int:
+        """Return how many blocks of the array that a stage stores at `place` needed no writing."""
+        bit = 1 << CHECKSUM_BITS + place
+        return sum(int(np.count_nonzero(batch["checksum"] & bit)) for batch in self._journal.batches(stage))
 
     def _name(self, number: int) -> str:
         steps = self._plan.steps

@@ -44,7 +44,11 @@ RECEIPT = np.dtype(
         ("attempt", "<u2"),
     ]
 )
-"""A block's receipt, 40 bytes: CRC-32 of what it wrote, and seconds (see events.BlocksDone)."""
+"""A block's receipt, 40 bytes: CRC-32 of what it wrote (in the upper bits of `checksum` one for each of its stage's arrays
+that needed no writing), and seconds (see events.BlocksDone)."""
+
+CHECKSUM_BITS = 32
+"""Bits of `checksum` that are the CRC-32."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

@@ -134,6 +134,9 @@ class Operation(ABC):
     block_independent: bool = True
     """The result is the same for every block shape. Where False, `caveat` says why, and the plan prints it."""
     caveat: str = ""
+    unwritten: str = ""
+    """Which blocks of its arrays need not be written: `empty`, those of nothing but zeros, as a new volume has them already;
+    `identical`, those that the volume holds already. They are counted and told."""
 
     @abstractmethod
     def apply(

@@ -1,10 +1,10 @@
-"""`copy`: the voxels as they are, or in another dtype."""
+"""`copy`: the voxels as they are, or in another dtype. What else changes on the way, the view of the input does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -15,7 +15,10 @@ from ndbatch.steps.cast import cast
 
 
 class Copy(Step):
-    """Copy a volume: to another format, another chunk shape, another dtype (values that do not fit are refused)."""
+    """Copy a volume: to another format, another chunk shape, another dtype (values that do not fit are refused).
+
+    Part of it, flipped, transposed, padded, moved or on other voxels: the keys of the input say so.
+    """
 
     kind: ClassVar[str] = "copy"
 
@@ -23,6 +26,9 @@ class Copy(Step):
     """The array to copy."""
     output: str
     """The name of the copy."""
+    skip: Literal["empty", "identical"] | None = None
+    """Blocks that are not written: empty, those of nothing but zeros (in a new volume they are zero already); identical,
+    those that the output holds already, which costs reading them. How many is told in the report."""
 
     @property
     def sources(self) -> dict[str, str]:
@@ -41,6 +47,7 @@ class Copy(Step):
         return _Copying(
             arrays={"output": replace(info, dtype=dtype)},
             working_bytes=0.0 if dtype == info.dtype else 9.0,
+            unwritten=self.skip or "",
             name=self.output,
         )
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from ndbatch.errors import StepError
 from ndbatch.geometry import Block, Box
+from ndbatch.journal import CHECKSUM_BITS
 from ndbatch.plan.program import Apply, Bound, Map, made_box, ratio
-from ndbatch.remotes.base import Array
+from ndbatch.remotes.base import Array, Volume
 from ndbatch.steps.base import Patch
 from ndbatch.steps.cast import cast
 from ndbatch.steps.payload import pack_rows
@@ -57,13 +58,26 @@ def compute(
 
 
 def store(work: Work, block: Block, results: Mapping[str, Array]) -> int:
-    """Write the core of every stored array; return the CRC-32 of all of them in turn."""
-    checksum = 0
-    for name in work.stage.stores:
+    """Write the core of every stored array; return what the receipt keeps: the CRC-32 of all of them in turn, and in the
+    bits above it which of them needed no writing."""
+    checksum, unwritten = 0, 0
+    for place, name in enumerate(work.stage.stores):
         data = np.ascontiguousarray(results[name])
-        work.volumes[name].write(block.core.coarsened(work.ratio(name)), data)
+        box, volume = block.core.coarsened(work.ratio(name)), work.volumes[name]
+        if place < CHECKSUM_BITS and _is_there(work.unwritten(name), volume, box, data):
+            unwritten |= 1 << place
+        else:
+            volume.write(box, data)
         checksum = zlib.crc32(data.data, checksum)
-    return checksum
+    return checksum | unwritten << CHECKSUM_BITS
+
+
+def _is_there(rule: str, volume: Volume, box: Box, data: Array) -> bool:
+    """Return whether `data` needs no writing. Bits are compared, so that -0.0 is not 0 and one NaN is like another."""
+    bits = f"u{data.itemsize}"
+    if rule == "identical":
+        return np.array_equal(volume.read(box).view(bits), data.view(bits))
+    return rule == "empty" and not data.view(bits).any()
 
 
 def _apply(

@@ -34,6 +34,10 @@ class Work:
     search: str = "."
     """The folder of the configuration, where users' modules may be."""
 
+    def unwritten(self, name: str) -> str:
+        """Return which blocks of the array `name` need not be written, as the operation that makes it says."""
+        return next((s.operation.unwritten for s in self.steps if name in s.array_names().values()), "")
+
     def ratio(self, name: str) -> Shape:
         """Return how many voxels of the stage's blocks make one of the array `name`, along each axis."""
         return ratio(self.infos[name].scales, self.stage.scale)
