@@ -12,6 +12,7 @@ from ndbatch.cli.arguments import AsJson, ConfigFile, Overrides, echo_json, load
 from ndbatch.errors import NdbatchError
 
 if TYPE_CHECKING:
+    from ndbatch.config.model import Config
     from ndbatch.events import Event
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show failures and the end alone.")]
@@ -35,19 +36,30 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Do what CONFIG says, or go on where an earlier run of it stopped."""
-    _carry_out(config, overrides, fresh=fresh, retry_failed=False, as_json=as_json, quiet=quiet)
+    loaded = load_config(config, overrides)
+    carry_out(loaded, config, overrides or (), fresh=fresh, as_json=as_json, quiet=quiet)
 
 
 def retry(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Try the failed blocks of a run again; what is done stays as it is."""
-    _carry_out(config, overrides, fresh=False, retry_failed=True, as_json=as_json, quiet=quiet)
+    loaded = load_config(config, overrides)
+    carry_out(loaded, config, overrides or (), retry_failed=True, as_json=as_json, quiet=quiet)
 
 
-def _carry_out(
-    path: Path, overrides: Sequence[str] | None, *, fresh: bool, retry_failed: bool, as_json: bool, quiet: bool
+def carry_out(
+    config: Config,
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    as_json: bool = False,
+    quiet: bool = False,
 ) -> None:
-    """Run, show the progress on standard error, and say on standard output what came of it."""
-    config = load_config(path, overrides)
+    """Run `config`, show the progress on standard error, say on standard output what came of it, and leave with the exit code.
+
+    `path` and `overrides` are what a command names to go on with it.
+    """
     from ndbatch.cli.ending import ending, ending_document
     from ndbatch.report.progress import Progress
     from ndbatch.runner import run as run_config
@@ -66,7 +78,7 @@ def _carry_out(
     if as_json:
         echo_json(ending_document(result))
     else:
-        typer.echo("\n".join(ending(result, config, path, overrides or ())))
+        typer.echo("\n".join(ending(result, config, path, overrides)))
     raise typer.Exit(result.exit_code)
 
 
