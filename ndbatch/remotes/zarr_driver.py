@@ -25,7 +25,8 @@ _started_in: list[int] = []
 
 
 @cache
-def _context() -> Any:
+def context() -> Any:
+    """Return the tensorstore context of this process, which all of its volumes share."""
     import tensorstore
 
     _started_in.append(os.getpid())
@@ -42,7 +43,7 @@ def require_no_fork(address: Address) -> None:
     """Raise RemoteError in a process forked from one that used tensorstore: its threads are gone, and calls hang."""
     if _started_in and _started_in[-1] != os.getpid():
         raise RemoteError(
-            f"{address.url}: zarr volumes cannot be used in a forked process; start processes with the spawn method "
+            f"{address.url}: {address.scheme} volumes cannot be used in a forked process; start processes with the spawn method "
             '(multiprocessing.get_context("spawn"))',
             url=address.url,
         )
@@ -62,7 +63,7 @@ def open_array(path: Path, zarr_format: int, address: Address) -> Any:
         "fill_missing_data_reads": address.option("missing") != "error",
     }
     try:
-        return tensorstore.open(spec, context=_context(), open=True).result()
+        return tensorstore.open(spec, context=context(), open=True).result()
     except FAILURES as error:
         raise translated(error, address, "its metadata") from None
 
