@@ -20,6 +20,7 @@ from ndbatch.remotes.address import ENDINGS, Address, parse
 from ndbatch.remotes.api import default_chunks
 from ndbatch.remotes.base import ArraySpec, Kind, Volume
 from ndbatch.remotes.registry import open_volume, store_class
+from ndbatch.remotes.viewing import split
 from ndbatch.steps.base import ArrayInfo
 
 LARGEST_WINDOW = 2**24
@@ -36,7 +37,9 @@ def volume_targets(
 ) -> dict[str, Target]:
     """Return the volumes to write, by name. PlanError for two outputs to one place, or an output onto an input."""
     targets: dict[str, Target] = {}
-    taken = {volume.address.url: f"the input {name}" for name, volume in sources.items()}
+    # A view writes nothing, but it reads what stands at the address without the view.
+    taken = {split(volume.address)[0].url: f"the input {name}" for name, volume in sources.items()}
+    sparse = {name for step in steps if step.operation.unwritten == "empty" for name in step.array_names().values()}
     windows = {name: step.operation.scale for step in steps for name in step.array_names().values()}
     for name in sorted(stored, key=level_of):
         output = config.outputs.get(level_of(name)[0])
@@ -44,6 +47,7 @@ def volume_targets(
         chunks = _default_chunks(box.shape, infos[name], windows[name])
         if output is None:
             address = Address("zarr", str(config.run_directory / "scratch" / f"{name}.zarr"))
+            chunks = _within(config.blocks, infos[name], chunks) or chunks
             spec = _spec(infos[name], box, chunks, None, infos[name].kind)
             targets[name] = Target(name, address, spec, create=True, kept=False)
             continue
@@ -51,6 +55,11 @@ def volume_targets(
         if target.address.url in taken:
             raise PlanError(
                 f"outputs.{name}: {target.address.url} is {taken[target.address.url]} already; choose another url"
+            )
+        if name in sparse and not target.create:
+            raise PlanError(
+                f"outputs.{name}: skip: empty would leave the old voxels of {target.address.url} where the result is empty; use "
+                "skip: identical, or write to a new volume with create: true"
             )
         taken[target.address.url] = f"the output {name}"
         targets[name] = target
