@@ -22,6 +22,7 @@ from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
 from ndbatch.steps.cast import cast
+from ndbatch.steps.extremes import Element, extreme
 from ndbatch.steps.lengths import spatial_voxels
 from ndbatch.units import Length
 
@@ -193,18 +194,10 @@ class BoxKernel:
         return np.array(Patch(ndimage.median_filter(patch.data, sizes, mode="reflect"), patch.box).crop(box))
 
     def _opened(self, patch: Patch, box: Box) -> Array:
-        """Return the smallest value around, then the largest of those: each along one axis after another."""
+        """Return the smallest value around, then the largest of those."""
+        element = Element(tuple(map(float, self.radius)), "box")
         middle = box.grow(self.radius).intersect(patch.box)
-        data = patch.data
-        for look, reach, within in (
-            (ndimage.minimum_filter1d, middle, patch.box),
-            (ndimage.maximum_filter1d, box, middle),
-        ):
-            for axis, r in enumerate(self.radius):
-                if r:
-                    data = look(data, 2 * r + 1, axis, mode="reflect")
-                data = _cut(data, within, reach, axis)
-        return data
+        return extreme(Patch(extreme(patch, middle, element, True), middle), box, element, False)
 
 
 def _cut(data: Array, within: Box, box: Box, axis: int) -> Array:

@@ -23,6 +23,10 @@ BUILT_IN = {
     "downsample": "ndbatch.steps.downsample:Downsample",
     "project": "ndbatch.steps.downsample:Project",
     "normalize": "ndbatch.steps.normalize:Normalize",
+    "erode": "ndbatch.steps.morphology:Erode",
+    "dilate": "ndbatch.steps.morphology:Dilate",
+    "open": "ndbatch.steps.morphology:Open",
+    "close": "ndbatch.steps.morphology:Close",
 }
 
 
