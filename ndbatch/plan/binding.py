@@ -8,7 +8,7 @@ from dataclasses import replace
 from ndbatch.config.model import Config, Pyramid
 from ndbatch.errors import ConfigError, NdbatchError, PlanError
 from ndbatch.geometry import Box, Shape
-from ndbatch.plan.program import Bound, level_name
+from ndbatch.plan.program import Bound, level_name, times
 from ndbatch.plan.targets import output_dtypes
 from ndbatch.remotes.base import Kind
 from ndbatch.steps.base import ArrayInfo
@@ -60,11 +60,24 @@ def _levels(name: str, pyramid: Pyramid, infos: dict[str, ArrayInfo], region: Bo
             error.message = f"outputs.{name}.pyramid: level {number}: {error.message}"
             raise
         operation = pooling(info, factors, chosen(pyramid.method, info), name=name)
+        if not any(n > 1 for n in infos[name].scales):
+            _require_whole_windows(name, number, times(info.scales, factors), info.axes, region)
         made = level_name(name, number)
         bound = Bound(f"level {number}", operation, {"input": below}, {"output": made}, info.scales)
         infos.update(_made(bound, region))
         below = made
         yield bound
+
+
+def _require_whole_windows(name: str, level: int, window: Shape, axes: str, region: Box) -> None:
+    """Raise PlanError where chunks of the output would begin inside a voxel of its level, so that no block holds both."""
+    within = [i for i, (a, w) in enumerate(zip(region.start, window, strict=True)) if a % w]
+    if within:
+        ends = (f"{axes[i]}: [{-(-region.start[i] // window[i]) * window[i]}, {region.stop[i]}]" for i in within)
+        raise PlanError(
+            f"outputs.{name}.pyramid: a voxel of level {level} is made of {', '.join(f'{axes[i]}: {window[i]}' for i in within)} "
+            f"voxels counted from 0, and the region begins within one; set region: {{{', '.join(ends)}}}, or fewer levels"
+        )
 
 
 def _small(info: ArrayInfo) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Box, Grid, Shape
-from ndbatch.plan.program import Apply, Bound, Map, Stage, ratio, times
+from ndbatch.plan.program import Apply, Bound, Load, Map, Stage, ratio, times
 from ndbatch.steps.base import ArrayInfo
 
 BASE_BYTES = 150 * 2**20
@@ -55,6 +55,8 @@ class Workload:
     axes: str
     base: int = BASE_BYTES
     """Bytes of a worker before it holds a voxel."""
+    reading: Mapping[str, float] = field(default_factory=dict)
+    """Bytes a voxel that reading an input takes beside its voxels, by name."""
 
     def cost(self, stage: Stage, block: Shape) -> Cost:
         """Return the cost of an interior block of `block` voxels. Every term is named; a test holds the sum against a run.
@@ -62,6 +64,7 @@ class Workload:
         One block is computed while the next one is read and the last one is written, so loads and stores count twice.
         """
         loads = sum(self._bytes(stage, block, load.halo, self.infos[load.name]) for load in stage.loads)
+        reading = max((self._reading(stage, block, load) for load in stage.loads), default=0.0)
         made, working, largest = 0, 0.0, math.prod(block)
         for call in stage.calls:
             step = self.steps[call.step]
@@ -74,7 +77,12 @@ class Workload:
                 made += sum(self._bytes(stage, block, call.halo, info) for info in arrays)
         none = (0,) * len(block)
         stores = sum(self._bytes(stage, block, none, self.infos[name]) for name in stage.stores)
-        return Cost(int(self.base + 2 * loads + made + working + 2 * stores), loads, stores, largest)
+        return Cost(int(self.base + 2 * loads + reading + made + working + 2 * stores), loads, stores, largest)
+
+    def _reading(self, stage: Stage, block: Shape, load: Load) -> float:
+        """Return the bytes that reading an input for a block takes beside the voxels it gives."""
+        extent = self._extent(stage, block, load.halo, self.infos[load.name])
+        return self.reading.get(load.name, 0.0) * math.prod(extent)
 
     def peak(self, block: Shape) -> int:
         """Return the most bytes that any stage needs a worker."""
