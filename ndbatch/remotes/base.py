@@ -238,6 +238,11 @@ class Volume(ABC):
         """Names of the places along the axis c, in order; () where the store knows none."""
         return ()
 
+    @property
+    def reading_bytes(self) -> float:
+        """Most bytes a voxel that `read` holds beside its result; what a store decodes in small parts is none."""
+        return 0.0
+
     def read(self, box: Box) -> Array:
         """Return the voxels of `box`; RemoteError where it leaves the volume."""
         if not self.domain.contains(box):

@@ -73,6 +73,10 @@ class Resample(Geometry):
             data[half.slices(box.start)] = self.read(source, spec, half)
         return data
 
+    def working_bytes(self, source: ArraySpec) -> float:
+        """Return 0: the source is read in pieces of at most `PIECE` voxels, whatever the box."""
+        return 0.0
+
     def _ratios(self, source: ArraySpec) -> list[Fraction]:
         """Return source voxels a voxel of the grid, along each axis."""
         assert source.voxel_size is not None

@@ -37,6 +37,10 @@ class Geometry(ABC):
     def read(self, source: Volume, spec: ArraySpec, box: Box) -> Array:
         """Return the voxels of `box` (inside the domain of `spec`, not empty), reading no more of `source` than they need."""
 
+    def working_bytes(self, source: ArraySpec) -> float:
+        """Return the most bytes a voxel that reading holds beside the result; if not said otherwise, what it read."""
+        return float(source.dtype.itemsize)
+
     def channels(self, names: tuple[str, ...], source: ArraySpec) -> tuple[str, ...]:
         """Return the names of the view's channels, given those of `source`."""
         del source
@@ -99,6 +103,11 @@ class View(Volume):
     def close(self) -> None:
         """Close the source."""
         self.source.close()
+
+    @property
+    def reading_bytes(self) -> float:
+        """What the layers of views hold at once: each copies what the one below read."""
+        return max(self.source.reading_bytes, self.geometry.working_bytes(self.source.spec))
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -284,3 +293,7 @@ class Cast(Geometry):
     def read(self, source: Volume, spec: ArraySpec, box: Box) -> Array:
         """Read the box and cast it. Raises StepError where a value does not fit."""
         return cast(source.read(box), spec.dtype, source.url)
+
+    def working_bytes(self, source: ArraySpec) -> float:
+        """Return the bytes of the source's voxel, twice where floating point is rounded first, and of a mask of what is lost."""
+        return 2.0 * source.dtype.itemsize + 1
