@@ -12,6 +12,7 @@ from ndbatch.errors import ConfigError
 from ndbatch.importing import about_to_act
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Volume
+from ndbatch.remotes.views import View
 from ndbatch.runner import Result, run
 from ndbatch.steps.function import Function
 from ndbatch.units import Length
@@ -48,8 +49,8 @@ def map_blocks(
     data frame), or both as a pair. `output` is a volume from `create`, or an address where one is made; `table` a path
     that ends in .parquet or .csv. Relative ones are taken from the current folder.
 
-    `patches` has the keys `patch`, `overlap`, `batch` and `setup` of the YAML. `cluster` is inline, threads, processes, dask, or a mapping as in the YAML. Raises NdbatchError before the first
-    block; failed blocks are counted in the Result.
+    `patches` has the keys `patch`, `overlap`, `batch` and `setup` of the YAML. `cluster` is inline, threads, processes, dask,
+    or a mapping as in the YAML. Raises NdbatchError before the first block; failed blocks are counted in the Result.
     """
     about_to_act("starts a run")
     volumes = dict(inputs) if isinstance(inputs, Mapping) else {"image": inputs}
@@ -85,6 +86,12 @@ def _input(volume: Volume | str) -> dict[str, Any]:
     """Return the configuration entry of a volume, with what its file does not know itself."""
     if isinstance(volume, str):
         return {"url": volume}
+    if isinstance(volume, View):
+        if volume.overridden:
+            raise ConfigError(
+                f"map_blocks: {volume.url} is a view whose facts were replaced; give them to ndbatch.open instead"
+            )
+        return {**_input(volume.origin), "url": volume.url}
     spec = volume.spec
     entry: dict[str, Any] = {"url": volume.url, "axes": spec.axes, "kind": str(spec.kind)}
     entry |= {"offset": dict(zip(spec.axes, spec.offset, strict=True))}

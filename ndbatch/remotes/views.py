@@ -124,6 +124,11 @@ class View(Volume):
         """The stored volume at the bottom of views of views."""
         return self.source.origin if isinstance(self.source, View) else self.source
 
+    @property
+    def overridden(self) -> bool:
+        """Whether facts were replaced after the view was made, which its address does not tell."""
+        return bool(self._overrides)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _seen_again, (self.source, self.geometry, self.address, self._overrides)
 
