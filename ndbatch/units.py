@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from ndbatch.errors import PlanError
 
 MICROMETRES = {
+    "pm": 1e-6, "picometer": 1e-6, "picometre": 1e-6,
     "angstrom": 1e-4, "å": 1e-4,
     "nm": 1e-3, "nanometer": 1e-3, "nanometre": 1e-3,
     "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
     "mm": 1e3, "millimeter": 1e3, "millimetre": 1e3,
     "cm": 1e4, "centimeter": 1e4, "centimetre": 1e4,
+    "dm": 1e5, "decimeter": 1e5, "decimetre": 1e5,
     "m": 1e6, "meter": 1e6, "metre": 1e6,
+    "inch": 2.54e4, "foot": 3.048e5,
 }  # fmt: skip
 _LENGTH = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s]+)\s*")
 

@@ -18,6 +18,8 @@ from ndbatch.remotes.pyramids import centres, factors
 from ndbatch.units import MICROMETRES
 
 OWN = "ndbatch"
+DISPLAY = "omero"
+"""The key of the display settings, among the attributes of an image."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,11 @@ def _transform(
     return tuple(scale), tuple(shift)
 
 
-def write_image(spec: ArraySpec, version: str, name: str) -> dict[str, Any]:
-    """Return the attributes of a group that holds `spec` as its only level, at path `0`."""
+def write_image(spec: ArraySpec, version: str, name: str, source: str = "") -> dict[str, Any]:
+    """Return the attributes of a group that holds `spec` as its only level, at path `0`.
+
+    `source` is the path from labels to the image that they belong to.
+    """
     size = spec.voxel_size
     axes: list[dict[str, str]] = []
     for axis in spec.axes:
@@ -110,7 +115,8 @@ def write_image(spec: ArraySpec, version: str, name: str) -> dict[str, Any]:
         transforms.append({"type": "translation", "translation": moved})
     image = {"name": name, "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": transforms}]}
     own = {OWN: {"kind": str(spec.kind)}}
-    mark: dict[str, Any] = {"image-label": {"version": version}} if spec.kind is Kind.LABELS else {}
+    label = {"version": version, **({"source": {"image": source}} if source else {})}
+    mark: dict[str, Any] = {"image-label": label} if spec.kind is Kind.LABELS else {}
     if version == "0.4":
         return {"multiscales": [{"version": version, **image}], **mark, **own}
     return {"ome": {"version": version, "multiscales": [image], **mark}, **own}
@@ -161,11 +167,23 @@ def read_kind(attributes: Mapping[str, Any]) -> Kind:
     return Kind.LABELS if "image-label" in (ome if isinstance(ome, Mapping) else attributes) else Kind.IMAGE
 
 
+def display_settings(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return how viewers show the channels (`omero`: label, colour, window of each), or None where nothing tells it."""
+    ome = attributes.get("ome")
+    shown = (ome if isinstance(ome, Mapping) else attributes).get(DISPLAY)
+    return dict(shown) if isinstance(shown, Mapping) else None
+
+
+def with_display_settings(attributes: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of an image with its display settings replaced."""
+    if isinstance(attributes.get("ome"), Mapping):
+        return {**attributes, "ome": {**attributes["ome"], DISPLAY: dict(settings)}}
+    return {**attributes, DISPLAY: dict(settings)}
+
+
 def channel_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the labels of the channels in the display settings (`omero`), in order; () where any is missing."""
-    ome = attributes.get("ome")
-    shown = (ome if isinstance(ome, Mapping) else attributes).get("omero")
-    entries = shown.get("channels") if isinstance(shown, Mapping) else None
+    entries = (display_settings(attributes) or {}).get("channels")
     names = [entry.get("label") if isinstance(entry, Mapping) else None for entry in entries or ()]
     return tuple(map(str, names)) if all(names) else ()
 

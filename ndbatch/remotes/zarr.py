@@ -104,7 +104,7 @@ class ZarrVolume(Volume):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(aside, ignore_errors=True)
-            _write_metadata(aside, target.name.partition(".")[0], spec, version, address.option("format") == "zarr")
+            _write_metadata(aside, target, spec, version, address.option("format") == "zarr")
             os.rename(aside, target)
             _enroll(target, VERSIONS[version], address)
         except OSError as error:
@@ -185,9 +185,14 @@ class ZarrVolume(Volume):
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The user's part of what stands under `ndbatch` in the attributes of the image (or of a plain array)."""
-        own = self._keeper().attributes.get(ngff.OWN, {})
-        return {name: value for name, value in own.items() if name not in RESERVED}
+        """The user's part of what stands under `ndbatch` in the attributes of the image (or of a plain array).
+
+        And, as `omero`, the display settings of an image that has them: each channel's label, colour and window.
+        """
+        attributes = self._keeper().attributes
+        own = {name: value for name, value in attributes.get(ngff.OWN, {}).items() if name not in RESERVED}
+        shown = ngff.display_settings(attributes) if self._place.image else None
+        return {**own, ngff.DISPLAY: shown} if shown is not None else own
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -195,16 +200,24 @@ class ZarrVolume(Volume):
         return ngff.channel_names(self._place.keeper.attributes) if "c" in self.axes else ()
 
     def set_attributes(self, values: Mapping[str, Any]) -> None:
-        """Merge `values` into the document; the metadata file is replaced in one step."""
+        """Merge `values` into the document; the metadata file is replaced in one step.
+
+        `omero` becomes the display settings of the image, where viewers look for them.
+        """
         taken = [name for name in values if name in RESERVED]
         if taken:
             raise RemoteError(
                 f"{self.url}: the attribute {taken[0]} is ndbatch's own; choose another name", url=self.url
             )
-        keeper = self._keeper()
-        own = {**keeper.attributes.get(ngff.OWN, {}), **values}
+        keeper, plain = self._keeper(), dict(values)
+        shown = plain.get(ngff.DISPLAY) if self._place.image else None
+        if isinstance(shown, Mapping):
+            del plain[ngff.DISPLAY]
+        attributes = {**keeper.attributes, ngff.OWN: {**keeper.attributes.get(ngff.OWN, {}), **plain}}
+        if isinstance(shown, Mapping):
+            attributes = ngff.with_display_settings(attributes, shown)
         try:
-            zarr_nodes.update_attributes(keeper, {**keeper.attributes, ngff.OWN: own})
+            zarr_nodes.update_attributes(keeper, attributes)
         except OSError as error:
             raise file_error(error, self.address) from None
 
@@ -321,7 +334,8 @@ def _version(address: Address) -> str:
     return address.option("ome", "0.5")
 
 
-def _write_metadata(folder: Path, name: str, spec: ArraySpec, version: str, plain: bool) -> None:
+def _write_metadata(folder: Path, target: Path, spec: ArraySpec, version: str, plain: bool) -> None:
+    """Write into `folder` what will be renamed to `target`."""
     form = VERSIONS[version]
     metadata = array_metadata(spec, form)
     if plain:
@@ -329,11 +343,13 @@ def _write_metadata(folder: Path, name: str, spec: ArraySpec, version: str, plai
         zarr_nodes.write_array(folder, form, metadata, {ngff.OWN: own})
         return
     zarr_nodes.write_array(folder / "0", form, metadata, {})
-    zarr_nodes.write_group(folder, form, ngff.write_image(spec, version, name))
+    source = "../../" if target.parent.name == "labels" and zarr_nodes.enclosing(target) else ""
+    zarr_nodes.write_group(folder, form, ngff.write_image(spec, version, target.name.partition(".")[0], source))
 
 
 def _enroll(path: Path, zarr_format: int, address: Address) -> None:
     """Make the folders around a new node groups, and add a label image to the list of its image."""
+    zarr_nodes.forget_copies(path)
     for folder in zarr_nodes.enclosing(path):
         node = zarr_nodes.read_node(folder, address)
         if node is None:

@@ -17,6 +17,7 @@ from ndbatch.remotes.address import Address
 from ndbatch.remotes.files import file_error
 
 METADATA_FILES = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+CONSOLIDATED = "consolidated_metadata"
 LISTED = 20
 """Nodes named in a message at most."""
 FILES = 20_000
@@ -116,6 +117,7 @@ def add_array(group: Node, name: str, metadata: Mapping[str, Any]) -> None:
     What an earlier attempt left there is replaced as long as it holds no chunk either; FileExistsError where it does.
     """
     target = group.path / name
+    forget_copies(group.path)
     for folder in list(Path(name).parents)[-2::-1]:
         if not any((group.path / folder / file).exists() for file in METADATA_FILES[:3]):
             write_group(group.path / folder, group.format, {})
@@ -133,10 +135,28 @@ def add_array(group: Node, name: str, metadata: Mapping[str, Any]) -> None:
 
 def update_attributes(node: Node, attributes: Mapping[str, Any]) -> None:
     """Replace the user attributes of a node on disk."""
+    forget_copies(node.path)
     if node.format == 3:
-        write_json(node.path / "zarr.json", {**node.metadata, "attributes": attributes})
+        own = {name: value for name, value in node.metadata.items() if name != CONSOLIDATED}
+        write_json(node.path / "zarr.json", {**own, "attributes": attributes})
     else:
         write_json(node.path / ".zattrs", attributes)
+
+
+def forget_copies(path: Path) -> None:
+    """Remove consolidated metadata from the node and the groups around it: copies that others believe and we change.
+
+    It is a shortcut only (`.zmetadata` of v2, a key of the group's `zarr.json` in v3): readers then read the nodes themselves.
+    """
+    for folder in (path, *path.parents):
+        if not any((folder / name).exists() for name in METADATA_FILES[:3]):
+            return
+        (folder / ".zmetadata").unlink(missing_ok=True)
+        group = folder / "zarr.json"
+        document = json.loads(group.read_bytes()) if group.exists() else {}
+        if CONSOLIDATED in document:
+            del document[CONSOLIDATED]
+            write_json(group, document)
 
 
 def enclosing(path: Path) -> list[Path]:
