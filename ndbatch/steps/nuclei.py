@@ -7,7 +7,7 @@ among all candidates. How is written in docs/design/nuclei.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,9 +17,10 @@ from ndbatch.errors import PlanError, StepError
 from ndbatch.geometry import Block, Box, Grid, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Constant, Operation, Pass, Patch, State, Step
+from ndbatch.steps.nuclei_background import PRESETS, Evening
 from ndbatch.steps.nuclei_detection import Points, detect, detection_halo, fine_halo, merge, smooth
 from ndbatch.steps.nuclei_masks import label_masks, reach
-from ndbatch.steps.nuclei_survey import LAG, Level, sample, stabilise, survey
+from ndbatch.steps.nuclei_survey import LAG, Level, sample, survey
 from ndbatch.steps.payload import pack, unpack
 from ndbatch.units import Length, in_voxels
 
@@ -41,9 +42,13 @@ class Nuclei(Step):
     """The image to look at."""
     diameter: Length
     """The diameter of a typical nucleus: a length such as 12 um, or voxels of the finest axis."""
+    preset: Literal["nuclei", "whole_brain"] = "nuclei"
+    """What kind of image it is. nuclei: stained nuclei, sparse or dense. whole_brain: somata in light-sheet or block-face
+    images of tissue: planes are divided by their background, objects look twice as long along z, weak ones are left out."""
     threshold: Literal["auto", "otsu"] | float = "auto"
-    """Which candidates are nuclei. auto: those that respond at least half as strongly as the typical one. A number: those
-    brighter inside than this intensity of the image. otsu: the same, with the Otsu threshold of the image."""
+    """Which candidates are nuclei. auto: those that respond at least half as strongly as the typical one (whole_brain: 0.7
+    times). A number: those brighter inside than this intensity of the image. otsu: the same, with the Otsu threshold of the
+    image."""
     output: str
     """The name of the labels."""
     points: str | None = None
@@ -65,18 +70,23 @@ class Nuclei(Step):
         dtype = np.dtype(dtypes.get("labels", np.uint32))
         if dtype.kind not in "ui":
             raise PlanError(f"labels are whole numbers and cannot be {dtype}; set dtype: uint32 for {self.output}")
-        space = _Space.of(info)
-        diameter = self._in_voxels(space)
-        steady = _Survey("survey", space.whole((LAG,) * len(space.axes)), space)
-        found = _Detection("nuclei", space.whole(detection_halo(diameter)), space, diameter, self.threshold)
+        space, preset = _Space.of(info), PRESETS[self.preset]
+        wide = self._in_voxels(space)
+        diameter = tuple(d * preset.elongation if name == "z" else d for name, d in zip(space.names, wide, strict=True))
+        evening = Evening.of(space.domain, diameter, preset.local)
+        steady = _Survey("survey", space.whole((LAG,) * len(space.axes)), space, preset.local)
+        reach = _sum(detection_halo(diameter), evening.halo)
+        found = _Detection("nuclei", space.whole(reach), space, diameter, self.threshold, preset.cut, evening)
         return _Labelling(
             arrays={"labels": replace(info, dtype=dtype, kind=Kind.LABELS)},
             tables=() if self.points is None else ("points",),
-            halo=space.whole(fine_halo(diameter)),
+            halo=space.whole(_sum(fine_halo(diameter), evening.halo)),
             passes=(steady, found),
-            working_bytes=32.0,
+            working_bytes=44.0 if preset.local else 32.0,
             space=space,
             diameter=diameter,
+            width=max(wide),
+            evening=evening,
         )
 
     def _in_voxels(self, space: _Space) -> tuple[float, ...]:
@@ -138,6 +148,7 @@ class _Survey(Pass):
     name: str
     halo: Shape
     space: _Space
+    local: bool
 
     def map(self, inputs: Mapping[str, Patch], block: Block, states: Mapping[str, Any]) -> bytes:
         """Return the samples of the block's core."""
@@ -146,7 +157,7 @@ class _Survey(Pass):
 
     def reduce(self, payloads: Iterable[tuple[Block, bytes]], grid: Grid, scratch: Path) -> State:
         """Return the `Level` of the image."""
-        level = survey(rows for _, payload in payloads if len(rows := unpack(payload)["rows"]))
+        level = survey((rows for _, payload in payloads if len(rows := unpack(payload)["rows"])), self.local)
         return Constant(level, {"floor": level.floor, "noise": level.noise, "otsu": level.otsu})
 
 
@@ -157,17 +168,19 @@ class _Detection(Pass):
     space: _Space
     diameter: tuple[float, ...]
     threshold: Literal["auto", "otsu"] | float
+    relative: float
+    evening: Evening
 
     def map(self, inputs: Mapping[str, Patch], block: Block, states: Mapping[str, Any]) -> bytes:
         """Return the candidates of the block's core, and the level they were found with."""
         level: Level = states["survey"]
         image, box = self.space.patch(inputs["image"])
-        found = detect(image, box, self.space.box(block.core), self.diameter, level)
-        known = np.array([level.floor, level.noise, level.span, level.otsu])
+        found = detect(image, box, self.space.box(block.core), self.diameter, level, self.evening)
+        known = np.array(astuple(level))
         return pack({**{name: getattr(found, name) for name in Points.__slots__}, "level": known})
 
     def reduce(self, payloads: Iterable[tuple[Block, bytes]], grid: Grid, scratch: Path) -> State:
-        """Return the nuclei among the candidates of all blocks; they are held in memory, 40 bytes each."""
+        """Return the nuclei among the candidates of all blocks; they are held in memory, 44 bytes each."""
         level = Level(0.0, 0.0, 0.0, 0.0)
         parts: list[Points] = []
         for _, payload in payloads:
@@ -176,7 +189,8 @@ class _Detection(Pass):
             if len(arrays["score"]) or not parts:
                 parts.append(Points(**{name: arrays[name] for name in Points.__slots__}))
         cut = {"auto": None, "otsu": level.otsu}[self.threshold] if isinstance(self.threshold, str) else self.threshold
-        return _Found(merge(parts, self.space.domain, self.diameter, level, cut), level, self.space, self.diameter)
+        nuclei = merge(parts, self.space.domain, self.diameter, level, cut, self.relative)
+        return _Found(nuclei, level, self.space, self.diameter)
 
 
 @dataclass(frozen=True)
@@ -206,6 +220,9 @@ class _Found(State):
 class _Labelling(Operation):
     space: _Space
     diameter: tuple[float, ...]
+    width: float
+    """The diameter in voxels of the finest axis."""
+    evening: Evening
 
     def apply(
         self, inputs: Mapping[str, Patch], box: Box, block: Block, states: Mapping[str, Any]
@@ -216,14 +233,14 @@ class _Labelling(Operation):
         wanted, dtype = self.space.box(box), self.arrays["labels"].dtype
         if len(ids) and int(ids[-1]) > np.iinfo(dtype).max:
             raise StepError(f"nucleus {ids[-1]} does not fit {dtype}; set dtype: uint32 or uint64 for the labels")
-        fine = smooth(stabilise(image, level.floor), self.diameter)[wanted.slices(around.start)]
+        fine = smooth(self.evening.even(image, around, level)[0], self.diameter)[wanted.slices(around.start)]
         made: dict[str, Any] = {
             "labels": label_masks(fine, wanted, nuclei, ids, self.diameter, dtype).reshape(box.shape)
         }
         if self.tables:
             core = self.space.box(block.core)
             own = ((nuclei.voxel >= core.start) & (nuclei.voxel < core.stop)).all(axis=1)
-            made["points"] = _rows(nuclei.take(own), ids[own], level, max(self.diameter), self.space.names)
+            made["points"] = _rows(nuclei.take(own), ids[own], level, self.width, self.space.names)
         return made
 
     def finish(self, role: str, rows: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa.RecordBatch]:
@@ -233,6 +250,10 @@ class _Labelling(Operation):
         batches = list(rows)
         if batches:
             yield from pa.Table.from_batches(batches).sort_by("id").to_batches()
+
+
+def _sum(a: Shape, b: Shape) -> Shape:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def _rows(nuclei: Points, ids: Array, level: Level, diameter: float, names: str) -> pa.RecordBatch:
@@ -245,8 +266,8 @@ def _rows(nuclei: Points, ids: Array, level: Level, diameter: float, names: str)
             "id": ids.astype(np.int64),
             **{name: nuclei.voxel[:, i] for i, name in enumerate(names)},
             "score": nuclei.score,
-            "intensity": inside**2 + level.floor,
-            "background": outside**2 + level.floor,
+            "intensity": nuclei.intensity(nuclei.inside, level),
+            "background": nuclei.intensity(nuclei.outside, level),
             "snr": (inside - outside) / level.noise if level.noise else np.full(len(ids), np.nan),
             "diameter": 2.0 * nuclei.radius.astype(np.float64) * diameter,
         }

@@ -21,7 +21,8 @@ from scipy.spatial import cKDTree
 
 from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.base import Array
-from ndbatch.steps.nuclei_survey import Level, stabilise
+from ndbatch.steps.nuclei_background import Evening
+from ndbatch.steps.nuclei_survey import Level
 
 BLOB_SCALE = 1.1
 """Filter size relative to that of strongest response to a ball, diameter / (2 sqrt(ndim))."""
@@ -31,8 +32,6 @@ TRUNCATE = 3.0
 """Radius of every Gaussian kernel, in sigmas."""
 SEPARATION = 0.6
 """No two nuclei lie closer than this many diameters."""
-RELATIVE_CUT = 0.5
-"""A nucleus responds at least this fraction of the typical response."""
 NOISE_CUT = 6.0
 """... and at least this many standard deviations of the response to white noise."""
 DIRECTIONS, STEPS = 64, 20
@@ -48,14 +47,20 @@ SMALLEST, LARGEST = 0.25, 0.75
 @dataclass(frozen=True, slots=True)
 class Points:
     """Rows of one table. `voxel` is int64 (n, ndim), absolute; the others float32 (n,): `score` is the filter's response,
-    `inside` and `outside` the levels of the nucleus and of its surroundings, all after `stabilise`; `radius` is in
-    diameters."""
+    `inside` and `outside` the levels of the nucleus and of its surroundings, all in the even image; `radius` is in
+    diameters; `ground` is what the image was divided by at the voxel, 1 for nothing."""
 
     voxel: Array
     score: Array
     inside: Array
     outside: Array
     radius: Array
+    ground: Array
+
+    def intensity(self, levels: Array, level: Level) -> Array:
+        """Return float64 intensities of the image for `levels` of the even one, (n,) of these points."""
+        even = levels.astype(np.float64)
+        return even**2 * self.ground.astype(np.float64) + (level.floor - level.pedestal)
 
     def __len__(self) -> int:
         return len(self.score)
@@ -226,27 +231,35 @@ def border_level(inside: Array, outside: Array) -> Array:
     return level
 
 
-def detect(image: Array, box: Box, core: Box, diameter: Sequence[float], level: Level) -> Points:
-    """Return the candidates whose voxel lies in `core`, in C-order; `image` covers core + `detection_halo`."""
-    flat = stabilise(image, level.floor)
+def detect(image: Array, box: Box, core: Box, diameter: Sequence[float], level: Level, evening: Evening) -> Points:
+    """Return the candidates whose voxel lies in `core`, in C-order; `image` covers core + `detection_halo` + that of
+    `evening`."""
+    flat, ground = evening.even(image, box, level)
     near = core.grow((1,) * box.ndim).intersect(box)
     response = blob_response(flat, diameter)[near.slices(box.start)]
     voxels = find_maxima(np.ascontiguousarray(response), near, core, lower_cut(level, diameter))
     score = response[tuple((voxels - np.array(near.start)).T)]
     if len(voxels) == 0:
-        return Points(voxels, score, score, score, score)
+        return Points(voxels, score, score, score, score, score)
     fine = smooth(flat, diameter)
     parts = [measure(fine, box, some, diameter) for some in np.array_split(voxels, len(voxels) // 1024 + 1)]
-    return Points(voxels, score, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+    divided = np.ones_like(score) if ground is None else ground[tuple((voxels - np.array(box.start)).T)]
+    inside, outside, radius = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Points(voxels, score, inside, outside, radius, divided)
 
 
 def merge(
-    parts: Iterable[Points], domain: Box, diameter: Sequence[float], level: Level, threshold: float | None
+    parts: Iterable[Points],
+    domain: Box,
+    diameter: Sequence[float],
+    level: Level,
+    threshold: float | None,
+    relative: float,
 ) -> Points:
     """Return the nuclei among the candidates of all blocks, in C-order of their voxels.
 
     Of candidates closer than SEPARATION the strongest stays (the first in C-order of equals). Then those stay that
-    respond at least RELATIVE_CUT as strongly as the typical nucleus; or, where a `threshold` in intensities of the image
+    respond at least `relative` times as strongly as the typical nucleus; or, where a `threshold` in intensities of the image
     is given, those whose inside is above it. Mirroring makes noise stronger near the edges of `domain`: the cut follows.
     """
     found = list(parts)
@@ -257,9 +270,9 @@ def merge(
     table = table.take(np.lexsort((*table.voxel.T[::-1], -table.score.astype(np.float64))))
     table = table.take(_apart((table.voxel - domain.start) / np.array(diameter)))
     if threshold is None:
-        keep = table.score >= RELATIVE_CUT * _typical(table.score.astype(np.float64))
+        keep = table.score >= relative * _typical(table.score.astype(np.float64))
     else:
-        keep = table.inside.astype(np.float64) ** 2 + level.floor > threshold
+        keep = table.intensity(table.inside, level) > threshold
     table = table.take(keep)
     return table.take(np.lexsort(table.voxel.T[::-1]))
 
