@@ -7,14 +7,14 @@
 - *minmax*: the smallest and the largest value become the ends of a range.
 - *percentile*: two percentiles (numpy's linear ones, exact) become the ends; what lies beyond is clipped.
 
-Times and channels are measured each by itself. Voxels that are not finite are left out of the statistics and stay as they
-are. Where all values are equal, the result is 0 (zscore) or the lower end. One read finds mean or range, one to four the
+Times and channels are measured each by itself. Voxels that are not finite are left out of the statistics; NaN stays NaN.
+Where all values are equal, the result is 0 (zscore) or the lower end. One read finds mean or range, one to four the
 percentiles (`percentiles.py`), one more makes the result. All arithmetic is float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ndbatch.errors import PlanError
-from ndbatch.geometry import Block, Box
+from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Pass, Patch
 from ndbatch.steps.frames import FrameMoments, FrameRange, Per, leading_axes
@@ -140,20 +140,27 @@ class Rescaling(Operation):
         """Return the voxels of `box` on the new scale."""
         data = inputs["input"].crop(box)
         result = np.empty(box.shape, self.arrays["output"].dtype)
+        for place, found in self.frames(box, states):
+            pointwise(data[place], lambda values, own=found: self._scaled(values, own), result[place], self.name)  # type: ignore[misc]
+        return {"output": result}
+
+    def frames(self, box: Box, states: Mapping[str, Any]) -> Iterator[tuple[Shape, Mapping[str, float]]]:
+        """Yield the place of every frame of `box` along the leading axes, and what was found of it, by name."""
         found = states[self.state]
         for place in np.ndindex(box.shape[: self.leading]):
-            own = {name: float(value[place]) if self.leading else value for name, value in found.items()}
-            pointwise(data[place], lambda values, own=own: self._scaled(values, own), result[place], self.name)  # type: ignore[misc]
-        return {"output": result}
+            yield place, {name: float(value[place]) if self.leading else value for name, value in found.items()}
 
     def _scaled(self, values: Array, found: Mapping[str, float]) -> Array:
         """Return float64 `values` on the new scale, in place."""
         if self.ends is None:
             return scaled(values, found["mean"], found["deviation"])
-        part = np.clip(scaled(values, found["low"], found["high"] - found["low"]), 0.0, 1.0)
+        return self.bent(np.clip(scaled(values, found["low"], found["high"] - found["low"]), 0.0, 1.0))
+
+    def bent(self, part: Array) -> Array:
+        """Return float64 values from 0 to 1 bent by `gamma` and put between the ends, in place."""
+        low, high = self.ends or (0.0, 1.0)
         if self.gamma != 1.0:
             np.power(part, self.gamma, out=part)
-        low, high = self.ends
         part *= high - low
         part += low
         return part

@@ -27,6 +27,7 @@ BUILT_IN = {
     "dilate": "ndbatch.steps.morphology:Dilate",
     "open": "ndbatch.steps.morphology:Open",
     "close": "ndbatch.steps.morphology:Close",
+    "contrast": "ndbatch.steps.contrast:Contrast",
 }
 
 
