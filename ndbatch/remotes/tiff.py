@@ -26,7 +26,7 @@ from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.files import file_error, file_version, is_there, require_file, require_room
-from ndbatch.remotes.tiff_metadata import OME_TYPES, Sizes, read_metadata, write_metadata
+from ndbatch.remotes.tiff_metadata import OME_TYPES, Sizes, channel_names, read_metadata, write_metadata
 from ndbatch.remotes.tiff_pages import PageLayout, PageReader, reading_unit, write_region
 
 OPTIONS = ("axes", "level", "series")
@@ -42,9 +42,11 @@ class TiffVolume(Volume):
     scheme = "tiff"
     abilities: ClassVar[Abilities] = Abilities(concurrent=False, attributes=False)
 
-    def __init__(self, address: Address, spec: ArraySpec, order: AxisOrder, pages: PageReader) -> None:
+    def __init__(
+        self, address: Address, spec: ArraySpec, order: AxisOrder, pages: PageReader, names: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(address, spec)
-        self._order = order
+        self._order, self._channels = order, names
         self._reader: PageReader | None = pages
         self._layout = pages.layout
 
@@ -65,7 +67,8 @@ class TiffVolume(Volume):
             order = axis_order(address, layout.shape, None if address.option("axes") else _names(names, path))
             scale = [a / b for a, b in zip(levels[0], levels[level], strict=True)]
             spec = _spec(layout, order, series.keyframe, sizes, own, scale, level, len(levels))
-            return cls(address, spec, order, PageReader(file, series, layout, str(path)))
+            known = channel_names(file, address.count("series")) if "c" in spec.axes else ()
+            return cls(address, spec, order, PageReader(file, series, layout, str(path)), known)
         except BaseException:
             file.close()
             raise
@@ -123,6 +126,11 @@ class TiffVolume(Volume):
             Path(address.path).unlink(missing_ok=True)
         except OSError as error:
             raise file_error(error, address) from None
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels in the OME-XML or in ImageJ's labels."""
+        return self._channels
 
     def version(self) -> str:
         """Return size and modification time of the file."""

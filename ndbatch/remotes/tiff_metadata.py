@@ -36,6 +36,28 @@ def read_metadata(file: Any, series: int) -> tuple[Sizes | None, dict[str, Any]]
     return None, {}
 
 
+def channel_names(file: Any, series: int) -> tuple[str, ...]:
+    """Return the names of the channels of a series, in order, where the OME-XML names every one, or ImageJ labels each plane
+    of a file that has channels alone; () otherwise."""
+    if file.ome_metadata:
+        pixels = _pixels(str(file.ome_metadata), series)
+        found = [node.get("Name") for node in pixels if node.tag.endswith("}Channel")] if pixels is not None else []
+    else:
+        described = file.imagej_metadata or {}
+        labels = list(described.get("Labels") or [])
+        found = labels if len(labels) == described.get("channels", 1) else []
+    return tuple(map(str, found)) if found and all(found) else ()
+
+
+def _pixels(text: str, series: int) -> ElementTree.Element | None:
+    """Return the element Pixels of the image of a series, or None."""
+    try:
+        image = [node for node in ElementTree.fromstring(text) if node.tag.endswith("}Image")][series]
+    except (ElementTree.ParseError, IndexError):
+        return None
+    return next((node for node in image if node.tag.endswith("}Pixels")), None)
+
+
 def _ome(text: str, series: int) -> tuple[Sizes | None, dict[str, Any]]:
     try:
         images = [node for node in ElementTree.fromstring(text) if node.tag.endswith("}Image")]

@@ -74,6 +74,21 @@ def test_a_channel_by_its_name(tmp_path: Path) -> None:
         nb.open(str(path), c="RFP")
 
 
+@pytest.mark.parametrize("form", ["ome", "imagej"])
+def test_a_channel_by_its_name_in_tiff(tmp_path: Path, form: str) -> None:
+    import tifffile
+
+    path, data = tmp_path / "named.tif", DATA[0, :, 0]
+    named = (
+        {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP", "Cy5"]}}
+        if form == "ome"
+        else {"axes": "CYX", "Labels": ["DAPI", "GFP", "Cy5"]}
+    )
+    tifffile.imwrite(path, data, ome=form == "ome", imagej=form == "imagej", metadata=named, photometric="minisblack")
+    assert nb.open(path).channels == ("DAPI", "GFP", "Cy5")
+    assert np.array_equal(nb.open(f"{path}?c=GFP")[...], data[1])
+
+
 def test_all_together_is_numpy(url: str) -> None:
     options: dict[str, Any] = {
         "t": 1, "c": 2, "transpose": "zxy", "flip": ["z", "x"], "crop": {"z": (2, 5)}, "pad": {"y": [2, 3]}, "fill": 7,
