@@ -21,7 +21,7 @@ from ndbatch.remotes.base import Array, ArraySpec, Volume
 from ndbatch.remotes.views import Geometry
 
 PIECE = 2**20
-"""Voxels of the source that are read at once: coarse grids are made piece by piece, so that memory stays bounded."""
+"""Voxels, of the source or the grid, that are sampled at once: larger boxes are made in pieces, so that memory stays bounded."""
 
 Line = tuple[Array, Array, Array, Array]
 """Along one axis, for each voxel of a box: the source's voxel below, that above, the weight of the upper, and whether the
@@ -56,25 +56,28 @@ class Resample(Geometry):
 
     def read(self, source: Volume, spec: ArraySpec, box: Box) -> Array:
         """Read the part of the source that the box lies over, and sample it, in pieces that bound the memory."""
-        ratios = self._ratios(source.spec)
-        lines = [self._line(ratio, source, box, i) for i, ratio in enumerate(ratios)]
-        needed = self._needed(lines, source)
         data = np.full(box.shape, self.fill, spec.dtype)
-        if needed.empty:
-            return data
-        longest = max(range(box.ndim), key=lambda i: needed.shape[i] if box.shape[i] > 1 else 0)
-        if needed.size <= PIECE or box.shape[longest] == 1:
-            self._sample(source, needed, lines, data)
-            return data
-        middle = (box.start[longest] + box.stop[longest]) // 2
-        halves = [list(box.stop), list(box.start)]
-        halves[0][longest] = halves[1][longest] = middle
-        for half in (Box(box.start, tuple(halves[0])), Box(tuple(halves[1]), box.stop)):
-            data[half.slices(box.start)] = self.read(source, spec, half)
+        self._fill_in(source, box, data)
         return data
 
+    def _fill_in(self, source: Volume, box: Box, data: Array) -> None:
+        """Set those voxels of `data`, which is that of `box`, whose centre lies in the source."""
+        lines = [self._line(step, source, box, i) for i, step in enumerate(self._ratios(source.spec))]
+        needed = self._needed(lines, source)
+        if needed.empty:
+            return
+        longest = max(range(box.ndim), key=lambda i: max(needed.shape[i], box.shape[i]) if box.shape[i] > 1 else 0)
+        if max(needed.size, box.size) <= PIECE or box.shape[longest] == 1:
+            self._sample(source, needed, lines, data)
+            return
+        middle = (box.start[longest] + box.stop[longest]) // 2
+        ends, starts = list(box.stop), list(box.start)
+        ends[longest] = starts[longest] = middle
+        for half in (Box(box.start, tuple(ends)), Box(tuple(starts), box.stop)):
+            self._fill_in(source, half, data[half.slices(box.start)])
+
     def working_bytes(self, source: ArraySpec) -> float:
-        """Return 0: the source is read in pieces of at most `PIECE` voxels, whatever the box."""
+        """Return 0: what it takes, some 20 MB for each `PIECE`, does not grow with the box."""
         return 0.0
 
     def _ratios(self, source: ArraySpec) -> list[Fraction]:

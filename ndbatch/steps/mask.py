@@ -71,7 +71,7 @@ class Mask(Step):
             arrays={"output": replace(info, dtype=dtype)},
             # Where the inside is, how the labels are looked up, and the input where its dtype changes.
             working_bytes=2.0
-            + (0 if self.labels is None else 8)
+            + (0 if self.labels is None else 9 + marked.dtype.itemsize)
             + (0 if dtype == info.dtype else 9 + info.dtype.itemsize),
             step=self,
             boxes=tuple(_box(box, info) for box in self.boxes or ()),
@@ -144,5 +144,10 @@ def _among(marks: Array, labels: tuple[int, ...]) -> Array:
     """Return where `marks` holds one of `labels`; labels beyond its dtype are nowhere."""
     info = np.iinfo(marks.dtype)
     wanted = np.array(sorted(label for label in set(labels) if info.min <= label <= info.max), marks.dtype)
-    found: Array = np.isin(marks, wanted)
+    if not len(wanted):
+        return np.zeros(marks.shape, bool)
+    # A search among the sorted labels takes a place a voxel; numpy's isin would sort the voxels of wide labels.
+    places = np.searchsorted(wanted, marks)
+    places[places == len(wanted)] = 0
+    found: Array = wanted[places] == marks
     return found
