@@ -150,6 +150,7 @@ def mark_complete(plan: Plan, volumes: Mapping[str, Volume], provenance: Mapping
         volume.set_attributes(
             {"run": plan.config.name, "fingerprint": plan.fingerprint, "complete": True, "provenance": dict(provenance)}
         )
+        volume.note_run({**provenance, "inputs": [source.url for source in plan.sources.values()]})
 
 
 def tidy(plan: Plan) -> None:

@@ -176,6 +176,14 @@ class Volume(ABC):
         """Merge `values` into the document kept with the array, atomically. Only the driver calls this."""
         raise RemoteError(f"{self.url}: {self.scheme} volumes keep no attributes", url=self.url)
 
+    def note_run(self, provenance: Mapping[str, Any]) -> None:
+        """Keep the record of the run that wrote the volume where the format has a place of its own for it.
+
+        `provenance` is that of `ndbatch.report.provenance`, and `inputs`, the addresses read. Called once by the driver, at
+        the end; by a run that is continued again, and then a record with the same fingerprint is replaced.
+        """
+        return  # attributes keep it; a format that has another place says so
+
     # -- what everybody uses --------------------------------------------------------------------------------------
 
     @property

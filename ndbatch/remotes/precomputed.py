@@ -25,6 +25,7 @@ from ndbatch.remotes.precomputed_chunks import ChunkObjects, suffixes
 from ndbatch.remotes.precomputed_encodings import TENSORSTORE, encoding_of, require_encoding
 from ndbatch.remotes.precomputed_info import Info
 from ndbatch.remotes.precomputed_place import KeyValue, place
+from ndbatch.remotes.precomputed_provenance import with_run
 from ndbatch.remotes.pyramids import require_level
 from ndbatch.remotes.zarr_driver import FAILURES, context, require_no_fork, translated
 
@@ -175,6 +176,10 @@ class PrecomputedVolume(Volume):
                 f"{self.url}: the attribute {taken[0]} is ndbatch's own; choose another name", url=self.url
             )
         _write_json(self._layer, "info", model.with_own(self._reread(), values))
+
+    def note_run(self, provenance: Mapping[str, Any]) -> None:
+        """Add an entry for the run to the file `provenance` of the layer."""
+        self._layer.write("provenance", with_run(self._layer.read("provenance"), provenance))
 
     def _reread(self) -> Info:
         """Return `info` as it is now."""
