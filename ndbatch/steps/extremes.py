@@ -65,10 +65,24 @@ def extreme(patch: Patch, box: Box, element: Element, smallest: bool) -> Array:
                 missing = have.start[axis] - wanted.start[axis], wanted.stop[axis] - have.stop[axis]
                 data = window(_padded(data, axis, missing, smallest), axis, radius, smallest)
         return np.ascontiguousarray(data)
-    data = np.full(wanted.shape, _neutral(patch.data.dtype, smallest))
-    common = wanted.intersect(patch.box)
-    data[common.slices(wanted.start)] = patch.crop(common)
-    return _over_lines(data, box.shape, element, smallest)
+    return _over_lines(padded(patch, wanted, smallest), box.shape, element, smallest)
+
+
+def padded(patch: Patch, box: Box, smallest: bool) -> Array:
+    """Return a copy of `patch` on `box`; outside of it a value that no other is beaten by as smallest (or largest)."""
+    result = np.full(box.shape, _neutral(patch.data.dtype, smallest))
+    common = box.intersect(patch.box)
+    result[common.slices(box.start)] = patch.crop(common)
+    return result
+
+
+def opened(patch: Patch, box: Box, element: Element, first: bool = True) -> Array:
+    """Return the largest of the smallest values around each voxel of `box`; with `first` False the smallest of the largest.
+
+    `patch` must cover `box` grown by twice `element.reach`, clipped to the volume.
+    """
+    middle = box.grow(element.reach).intersect(patch.box)
+    return extreme(Patch(extreme(patch, middle, element, first), middle), box, element, not first)
 
 
 def window(data: Array, axis: int, radius: int, smallest: bool) -> Array:

@@ -22,7 +22,7 @@ from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
 from ndbatch.steps.cast import cast
-from ndbatch.steps.extremes import Element, extreme
+from ndbatch.steps.extremes import Element, opened
 from ndbatch.steps.lengths import spatial_voxels
 from ndbatch.units import Length
 
@@ -189,15 +189,9 @@ class BoxKernel:
     def run(self, patch: Patch, box: Box) -> Array:
         """Return the voxels of `box` in the patch's dtype."""
         if self.tophat:
-            return patch.crop(box) - self._opened(patch, box)
+            return patch.crop(box) - opened(patch, box, Element(tuple(map(float, self.radius)), "box"))
         sizes = [2 * r + 1 for r in self.radius]
         return np.array(Patch(ndimage.median_filter(patch.data, sizes, mode="reflect"), patch.box).crop(box))
-
-    def _opened(self, patch: Patch, box: Box) -> Array:
-        """Return the smallest value around, then the largest of those."""
-        element = Element(tuple(map(float, self.radius)), "box")
-        middle = box.grow(self.radius).intersect(patch.box)
-        return extreme(Patch(extreme(patch, middle, element, True), middle), box, element, False)
 
 
 def _cut(data: Array, within: Box, box: Box, axis: int) -> Array:

@@ -28,7 +28,7 @@ from ndbatch.geometry import Block, Box
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch
 from ndbatch.steps.cast import cast
-from ndbatch.steps.extremes import Element, ElementShape, extreme
+from ndbatch.steps.extremes import Element, ElementShape, extreme, opened
 from ndbatch.steps.frames import Per
 from ndbatch.steps.lengths import spatial_voxels
 from ndbatch.steps.unary import Unary
@@ -138,8 +138,7 @@ class _Changing(Operation):
         first = self.action in ("erode", "open")
         if self.action in ("erode", "dilate"):
             return extreme(patch, box, self.element, first)
-        middle = box.grow(self.element.reach).intersect(patch.box)
-        return extreme(Patch(extreme(patch, middle, self.element, first), middle), box, self.element, not first)
+        return opened(patch, box, self.element, first)
 
     def _labels(self, patch: Patch, box: Box) -> Array:
         """Return labels; 64-bit ones exactly. Negative ids come after all others, as their bits do."""

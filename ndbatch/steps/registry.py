@@ -28,6 +28,7 @@ BUILT_IN = {
     "open": "ndbatch.steps.morphology:Open",
     "close": "ndbatch.steps.morphology:Close",
     "contrast": "ndbatch.steps.contrast:Contrast",
+    "background": "ndbatch.steps.background:Background",
 }
 
 
