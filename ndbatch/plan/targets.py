@@ -99,6 +99,10 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
             f"outputs.{name}: {output.url} is a table, but {name} is an array; use a volume such as {name}.zarr"
         )
     address = _address(config, name, output)
+    if seen := split(address)[1]:
+        raise PlanError(
+            f"outputs.{name}: {next(iter(seen))} makes a view, which is only read; put it into the url of an input"
+        )
     if not store_class(address.scheme).abilities.write:
         raise PlanError(f"outputs.{name}: {address.scheme} volumes cannot be written")
     if not store_class(address.scheme).abilities.shared and config.cluster.kind not in ("inline", "threads"):

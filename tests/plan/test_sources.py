@@ -77,6 +77,13 @@ def test_other_axes_are_told_how_to_take_a_place(folder: Path) -> None:
     assert make_plan(_config(folder, inputs)).region.ndim == 3
 
 
+def test_nothing_is_written_through_a_view(folder: Path) -> None:
+    for create in (True, False):
+        output = {"made": {"url": str(folder / "coarse.zarr?flip=z"), "create": create}}
+        with pytest.raises(PlanError, match=r"outputs\.made: flip makes a view, which is only read"):
+            make_plan(_config(folder, {"image": "fine.zarr"}, outputs=output))
+
+
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
