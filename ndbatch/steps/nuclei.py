@@ -6,21 +6,25 @@ among all candidates. How is written in docs/design/nuclei.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from ndbatch.errors import PlanError, StepError
 from ndbatch.geometry import Block, Box, Grid, Shape
 from ndbatch.remotes.base import Array, Kind
-from ndbatch.steps.base import ArrayInfo, Constant, Operation, Pass, Patch, State, Step
+from ndbatch.steps.base import ArrayInfo, Operation, Pass, Patch, State, Step
 from ndbatch.steps.nuclei_background import PRESETS, Evening
 from ndbatch.steps.nuclei_detection import Points, detect, detection_halo, fine_halo, merge, smooth
+from ndbatch.steps.nuclei_learned import bind_network
 from ndbatch.steps.nuclei_masks import label_masks, reach
-from ndbatch.steps.nuclei_survey import LAG, Level, sample, survey
+from ndbatch.steps.nuclei_networks import Network
+from ndbatch.steps.nuclei_space import Space, SurveyPass
+from ndbatch.steps.nuclei_survey import LAG, Level
 from ndbatch.steps.payload import pack, unpack
 from ndbatch.units import Length, in_voxels
 
@@ -42,6 +46,17 @@ class Nuclei(Step):
     """The image to look at."""
     diameter: Length
     """The diameter of a typical nucleus: a length such as 12 um, or voxels of the finest axis."""
+    method: Annotated[str, Field(pattern="^(blobs|stardist|cellpose)$|:")] = "blobs"
+    """blobs: ndbatch's own filter. stardist, cellpose: these networks (extras of their names). package.module:Class or
+    script.py:Class: a network of your own, set up once a process with model and device, called with a patch (float32, 0 at the
+    image's 1st and 1 at its 99.9th percentile) and the diameter in voxels; it returns labels, or labels and their scores."""
+    model: str | None = None
+    """The network's weights: a path from the configuration's folder (a StarDist folder, a Cellpose file), or the name of a
+    published model, which its package then downloads."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where the network runs. auto: on a GPU where there is one."""
+    patch: dict[str, int] | None = None
+    """Extent of the patches a network is given, in voxels along named axes; a third of it must be more than the diameter."""
     preset: Literal["nuclei", "whole_brain"] = "nuclei"
     """What kind of image it is. nuclei: stained nuclei, sparse or dense. whole_brain: somata in light-sheet or block-face
     images of tissue: planes are divided by their background, objects look twice as long along z, weak ones are left out."""
@@ -53,6 +68,25 @@ class Nuclei(Step):
     """The name of the labels."""
     points: str | None = None
     """The name of the table of nuclei: id, z, y, x (voxels of the seed), score, intensity, background, snr, diameter."""
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> Nuclei:
+        network = self.method != "blobs"
+        for name in ("model", "patch"):
+            if not network and getattr(self, name) is not None:
+                raise ValueError(f"{name} goes with a network, such as method: stardist")
+        if network and (self.threshold != "auto" or self.preset != "nuclei"):
+            raise ValueError(f"threshold and preset go with method: blobs; {self.method} decides by itself")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return the parameters, and for a network what its weights and source hold; where it runs is left out."""
+        own = super().identity()
+        own.pop("device")
+        return own if self.method == "blobs" else {**own, **self._network().identity()}
+
+    def _network(self) -> Network:
+        return Network.of(self.method, self.model, self.device)
 
     @property
     def sources(self) -> dict[str, str]:
@@ -70,11 +104,14 @@ class Nuclei(Step):
         dtype = np.dtype(dtypes.get("labels", np.uint32))
         if dtype.kind not in "ui":
             raise PlanError(f"labels are whole numbers and cannot be {dtype}; set dtype: uint32 for {self.output}")
-        space, preset = _Space.of(info), PRESETS[self.preset]
+        space, preset = Space.of(info), PRESETS[self.preset]
         wide = self._in_voxels(space)
         diameter = tuple(d * preset.elongation if name == "z" else d for name, d in zip(space.names, wide, strict=True))
+        if self.method != "blobs":
+            labels = replace(info, dtype=dtype, kind=Kind.LABELS)
+            return bind_network(labels, self.points is not None, space, wide, self.patch, self._network())
         evening = Evening.of(space.domain, diameter, preset.local)
-        steady = _Survey("survey", space.whole((LAG,) * len(space.axes)), space, preset.local)
+        steady = SurveyPass("survey", space.whole((LAG,) * len(space.axes)), space, preset.local)
         reach = _sum(detection_halo(diameter), evening.halo)
         found = _Detection("nuclei", space.whole(reach), space, diameter, self.threshold, preset.cut, evening)
         return _Labelling(
@@ -89,7 +126,7 @@ class Nuclei(Step):
             evening=evening,
         )
 
-    def _in_voxels(self, space: _Space) -> tuple[float, ...]:
+    def _in_voxels(self, space: Space) -> tuple[float, ...]:
         diameter = in_voxels(self.diameter, space.voxel_size, len(space.axes), "diameter")
         if max(diameter) < SMALLEST_DIAMETER:
             raise PlanError(
@@ -100,72 +137,10 @@ class Nuclei(Step):
 
 
 @dataclass(frozen=True)
-class _Space:
-    """The spatial axes of an array; the others have one voxel each and are left out of all arithmetic."""
-
-    axes: tuple[int, ...]
-    names: str
-    domain: Box
-    full: Box
-    voxel_size: tuple[float, ...] | None
-
-    @staticmethod
-    def of(info: ArrayInfo) -> _Space:
-        axes = tuple(i for i, name in enumerate(info.axes) if name in "zyx")
-        spare = [name for i, name in enumerate(info.axes) if i not in axes and info.domain.shape[i] > 1]
-        if spare or len(axes) not in (2, 3):
-            raise PlanError(
-                f"the image has axes {info.axes} of shape {info.domain.shape}; nuclei are found in (z, y, x) or (y, x): "
-                + (f"set region to one voxel of {', '.join(spare)}" if spare else "give such an image")
-            )
-        if info.dtype.kind not in "buif":
-            raise PlanError(f"the image has dtype {info.dtype}; nuclei are found in integers or floating point numbers")
-        size = None if info.voxel_size is None else tuple(info.voxel_size[i] for i in axes)
-        names = "".join(info.axes[i] for i in axes)
-        return _Space(axes, names, _reduced(info.domain, axes), info.domain, size)
-
-    def box(self, box: Box) -> Box:
-        """Return `box` without the other axes."""
-        return _reduced(box, self.axes)
-
-    def patch(self, patch: Patch) -> tuple[Array, Box]:
-        """Return the voxels of `patch` and their box without the other axes."""
-        box = self.box(patch.box)
-        return patch.data.reshape(box.shape), box
-
-    def whole(self, halo: Sequence[int]) -> Shape:
-        """Return `halo` with 0 for the other axes."""
-        known = dict(zip(self.axes, halo, strict=True))
-        return tuple(known.get(i, 0) for i in range(self.full.ndim))
-
-
-def _reduced(box: Box, axes: Sequence[int]) -> Box:
-    return Box(tuple(box.start[i] for i in axes), tuple(box.stop[i] for i in axes))
-
-
-@dataclass(frozen=True)
-class _Survey(Pass):
-    name: str
-    halo: Shape
-    space: _Space
-    local: bool
-
-    def map(self, inputs: Mapping[str, Patch], block: Block, states: Mapping[str, Any]) -> bytes:
-        """Return the samples of the block's core."""
-        rows = sample(*self.space.patch(inputs["image"]), self.space.box(block.core), self.space.domain)
-        return pack({"rows": rows})
-
-    def reduce(self, payloads: Iterable[tuple[Block, bytes]], grid: Grid, scratch: Path) -> State:
-        """Return the `Level` of the image."""
-        level = survey((rows for _, payload in payloads if len(rows := unpack(payload)["rows"])), self.local)
-        return Constant(level, {"floor": level.floor, "noise": level.noise, "otsu": level.otsu})
-
-
-@dataclass(frozen=True)
 class _Detection(Pass):
     name: str
     halo: Shape
-    space: _Space
+    space: Space
     diameter: tuple[float, ...]
     threshold: Literal["auto", "otsu"] | float
     relative: float
@@ -199,7 +174,7 @@ class _Found(State):
 
     nuclei: Points
     level: Level
-    space: _Space
+    space: Space
     diameter: tuple[float, ...]
 
     def select(self, block: Block, box: Box) -> tuple[Level, Points, Array]:
@@ -218,7 +193,7 @@ class _Found(State):
 
 @dataclass(frozen=True, kw_only=True)
 class _Labelling(Operation):
-    space: _Space
+    space: Space
     diameter: tuple[float, ...]
     width: float
     """The diameter in voxels of the finest axis."""
