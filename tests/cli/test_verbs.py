@@ -186,7 +186,8 @@ def test_init_lists_the_steps_and_writes_a_configuration(job: Path, ndbatch: Com
     listed = ndbatch("init").out
     assert set(step_names()) < {line.split(" ")[0] for line in listed.splitlines()}
     assert "not available" not in listed
-    assert yaml.safe_load(ndbatch("init", "copy").out)["steps"] == [{"copy": {"input": "image", "output": "result"}}]
+    copied = {"input": "image", "output": "result", "skip": None}
+    assert yaml.safe_load(ndbatch("init", "copy").out)["steps"] == [{"copy": copied}]
     written = ndbatch("init", "copy", "--output", "new.yaml")
     assert written.out == "new.yaml is written; adapt the inputs and see what it would do:  ndbatch plan new.yaml\n"
     assert (
