@@ -29,6 +29,7 @@ BUILT_IN = {
     "close": "ndbatch.steps.morphology:Close",
     "contrast": "ndbatch.steps.contrast:Contrast",
     "background": "ndbatch.steps.background:Background",
+    "fill": "ndbatch.steps.fill:Fill",
 }
 
 
