@@ -213,8 +213,12 @@ class _TensorstoreVoxels:
         return np.asarray(self._handle[region].read(order="F").result())
 
     def write(self, region: tuple[slice, ...], data: Array) -> None:
-        """Store `data` in `region`; the caller waits, so its array need not be copied."""
-        self._handle[region].write(data, can_reference_source_data_indefinitely=True).result()
+        """Store `data` in `region`.
+
+        Never with can_reference_source_data_indefinitely: tensorstore 0.1.86 then takes chunks of several channels, which are
+        not contiguous in the array, for zeros, and stores nothing.
+        """
+        self._handle[region].write(data).result()
 
 
 def _voxels(layer: KeyValue, info: Info, level: int, address: Address) -> _Voxels:

@@ -178,8 +178,9 @@ class ZarrVolume(Volume):
         require_no_fork(self.address)
         region = self._handle[self._order.slices(box, self.offset)]
         try:
-            # The caller waits until all is stored, so its array need not be copied.
-            region.write(self._order.array_to_stored(data), can_reference_source_data_indefinitely=True).result()
+            # Never with can_reference_source_data_indefinitely: tensorstore 0.1.86 then takes chunks of four axes and more that
+            # are not contiguous in the array for zeros, and stores nothing.
+            region.write(self._order.array_to_stored(data)).result()
         except FAILURES as error:
             raise translated(error, self.address, f"the box {box.describe(self.axes)}") from None
 

@@ -169,6 +169,16 @@ class VolumeSuite(LevelTests):
             assert found.flags.c_contiguous
             assert np.array_equal(found, data), dtype
 
+    def test_channels_in_one_chunk(self, url: str) -> None:
+        """A chunk that holds several channels is stored whole, though it lies scattered in the array it is cut from."""
+        shape, chunks = (3, *self.shape), (3, *self.chunks)
+        try:
+            volume = self.make(url, shape=shape, chunks=chunks, shards=None, axes="czyx", offset=(0, *self.offset), voxel_size=None)
+        except PlanError as error:
+            pytest.skip(f"no channels here: {error}")
+        data = self.filled(volume)
+        assert np.array_equal(ndbatch.open(url).read(volume.domain), data)
+
     def test_an_empty_box(self, volume: Volume) -> None:
         """Nothing is read and nothing is written."""
         empty = Box(volume.domain.start, volume.domain.start)
