@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 from ndbatch.errors import PlanError
 
 ENDINGS = {
-    ".zarr": "zarr", ".zarr.zip": "zarr", ".ozx": "zarr",
+    ".zarr": "zarr", ".zarr.zip": "zarr", ".ozx": "zarr", ".n5": "n5",
     ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".he5": "hdf5",
     ".tif": "tiff", ".tiff": "tiff", ".btf": "tiff",
 }  # fmt: skip
@@ -175,5 +175,5 @@ def _refuse_secrets(text: str, options: tuple[tuple[str, str], ...]) -> None:
 def _scheme_of_ending(path: str) -> str:
     """Return the scheme that the file ending of `path` tells, or an empty string."""
     name = path.rstrip("/").lower()
-    inside_zarr = "zarr" if any(f"{ending}/" in name for ending, scheme in ENDINGS.items() if scheme == "zarr") else ""
-    return next((scheme for ending, scheme in ENDINGS.items() if name.endswith(ending)), inside_zarr)
+    around = next((scheme for ending, scheme in ENDINGS.items() if scheme in FOLDERS and f"{ending}/" in name), "")
+    return next((scheme for ending, scheme in ENDINGS.items() if name.endswith(ending)), around)

@@ -14,7 +14,7 @@ from typing import Any
 from ndbatch.errors import Corrupt
 from ndbatch.remotes.axes import AxisOrder
 from ndbatch.remotes.base import ArraySpec, Kind
-from ndbatch.remotes.pyramids import centres, factors
+from ndbatch.remotes.pyramids import centres, factors, nearest_voxel
 from ndbatch.units import MICROMETRES
 
 OWN = "ndbatch"
@@ -46,9 +46,8 @@ class Image:
         return tuple(sizes)
 
     def offset(self, level: int) -> tuple[int, ...]:
-        """Return the place of the first voxel in whole voxels of the level; half a voxel, as in pyramids, is none."""
-        pairs = zip(self.translations[level], self.scales[level], strict=True)
-        return tuple(math.ceil(t / s - 0.5 - 1e-6) for t, s in pairs)
+        """Return the place of the first voxel in whole voxels of the level."""
+        return nearest_voxel(self.translations[level], self.scales[level])
 
 
 def read_image(attributes: Mapping[str, Any], where: str) -> Image | None:

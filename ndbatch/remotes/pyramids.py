@@ -48,6 +48,11 @@ def centres(offset: Shape, factor: Sequence[float], rest: Sequence[float] = ()) 
     return tuple(o * f + (f - 1) / 2 + r for o, f, r in zip(offset, factor, rest, strict=True))
 
 
+def nearest_voxel(translation: Sequence[float], scale: Sequence[float]) -> Shape:
+    """Return the place of a first voxel's centre in whole voxels of its level; half a voxel, as in pyramids, is none."""
+    return tuple(math.ceil(t / s - 0.5 - 1e-6) for t, s in zip(translation, scale, strict=True))
+
+
 def next_path(paths: Sequence[str]) -> str:
     """Return the path of the level after `paths`, named as they are: `0`, `1` -> `2`; `scale0/image` -> `scale1/image`."""
     match = re.fullmatch(r"(\D*)(\d+)(\D*)", paths[-1])

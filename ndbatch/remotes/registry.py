@@ -18,6 +18,7 @@ BUILT_IN = {
     "zarr": "ndbatch.remotes.zarr:ZarrVolume",
     "hdf5": "ndbatch.remotes.hdf5:Hdf5Volume",
     "tiff": "ndbatch.remotes.tiff:TiffVolume",
+    "n5": "ndbatch.remotes.n5:N5Volume",
     "precomputed": "ndbatch.remotes.precomputed:PrecomputedVolume",
     "memory": "ndbatch.remotes.memory:MemoryVolume",
 }
