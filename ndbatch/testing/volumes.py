@@ -173,7 +173,9 @@ class VolumeSuite(LevelTests):
         """A chunk that holds several channels is stored whole, though it lies scattered in the array it is cut from."""
         shape, chunks = (3, *self.shape), (3, *self.chunks)
         try:
-            volume = self.make(url, shape=shape, chunks=chunks, shards=None, axes="czyx", offset=(0, *self.offset), voxel_size=None)
+            volume = self.make(
+                url, shape=shape, chunks=chunks, shards=None, axes="czyx", offset=(0, *self.offset), voxel_size=None
+            )
         except PlanError as error:
             pytest.skip(f"no channels here: {error}")
         data = self.filled(volume)
