@@ -66,7 +66,7 @@ class Address:
         bare = _scheme_of_ending(self.path) == self.scheme
         text = self.path if bare else f"{self.scheme}://{self.path}"
         text += f"::{self.inside}" if self.inside else ""
-        return text + (f"?{urlencode(self.options, safe=':,')}" if self.options else "")
+        return text + (f"?{urlencode(self.options, safe=':,/')}" if self.options else "")
 
     def option(self, name: str, default: str = "") -> str:
         """Return the option `name`, or `default`."""

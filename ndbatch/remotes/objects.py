@@ -1,0 +1,248 @@
+"""Folders in buckets (S3, Google Cloud Storage), on web servers and in zip files, through tensorstore's kvstores.
+
+Credentials come from where the tools of each service keep them, and are never a part of a specification: S3 from the
+environment, `?profile=`, ~/.aws, or the role of the machine; Google from its application defaults; else none at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ndbatch.errors import Denied, PlanError
+from ndbatch.remotes.address import Address
+from ndbatch.remotes.keyvalue import FILES, ZIPPED, KeyValue
+from ndbatch.remotes.listing import Entry, entries
+from ndbatch.remotes.tensor import FAILURES, context, require_no_fork, translated
+
+LISTINGS = 2000
+"""Folders of a bucket that `digest` asks for at most: one request each."""
+TAGGED = 64
+"""Objects of the newest second whose tag is asked for: their time alone, in whole seconds, does not tell a rewrite."""
+DRIVERS = {"s3": "s3", "gs": "gcs", "http": "http", "https": "http"}
+
+
+class Objects(KeyValue):
+    """A folder of a bucket, a web server or a zip file; `base` is the kvstore JSON of the place, `path` what follows."""
+
+    def __init__(self, address: Address, base: dict[str, Any], path: str, where: str) -> None:
+        super().__init__(address, where)
+        self.base, self.path = base, path
+        self.writable = base["driver"] in ("s3", "gcs")
+
+    def spec(self) -> dict[str, Any]:
+        """Return the kvstore JSON of this folder; for S3 it names the kind of credentials, not the credentials."""
+        return {**self.base, "path": f"{self.path}/" if self.path else ""}
+
+    def child(self, name: str) -> Objects:
+        """Return the folder `name` below this one."""
+        name = name.strip("/")
+        path = f"{self.path}/{name}" if self.path else name
+        return Objects(self.address, self.base, path, f"{self.where}/{name}") if name else self
+
+    @property
+    def parent(self) -> Objects | None:
+        """The folder above; None for a whole bucket, server or zip file."""
+        if not self.path.strip("/"):
+            return None
+        path, _, name = self.path.rpartition("/")
+        return Objects(self.address, self.base, path, self.where.removesuffix(f"/{name}"))
+
+    @cached_property
+    def _store(self) -> Any:
+        import tensorstore
+
+        require_no_fork(self.address)
+        try:
+            return tensorstore.KvStore.open(self.spec(), context=context()).result()
+        except FAILURES as error:
+            raise translated(error, self.address, "the place") from None
+
+    def read(self, key: str) -> bytes | None:
+        """Return the bytes of an object, None where there is none."""
+        try:
+            found = self._store.read(key).result()
+        except FAILURES as error:
+            raise translated(error, self.address, key) from None
+        return bytes(found.value) if found.state == "value" else None
+
+    def write(self, key: str, data: bytes) -> None:
+        """Store an object in one request; Denied for places that are read only."""
+        self._require_writable()
+        try:
+            self._store.write(key, data).result()
+        except FAILURES as error:
+            raise translated(error, self.address, key) from None
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Yield what is directly below, one request a thousand names."""
+        for entry in self._entries(prefix.rstrip("/")):
+            yield entry.name + "/" * entry.folder
+
+    def _entries(self, below: str = "") -> list[Entry]:
+        return entries(self.child(below).spec(), self.address)
+
+    def exists(self, key: str = "") -> bool:
+        """Return whether an object of this name, or anything below it, is there."""
+        if key and self.etag(key):
+            return True
+        return any(True for _ in self.names(f"{key}/" if key else ""))
+
+    def delete(self, prefix: str = "") -> None:
+        """Remove the objects directly in the folder, then all below it."""
+        import tensorstore
+
+        self._require_writable()
+        try:
+            for name in list(self.names(prefix)):
+                if not name.endswith("/"):
+                    self._store.write(f"{prefix}{name}", None).result()
+            whole = (
+                tensorstore.KvStore.KeyRange(prefix, f"{prefix[:-1]}0") if prefix else tensorstore.KvStore.KeyRange()
+            )
+            self._store.delete_range(whole).result()
+        except FAILURES as error:
+            raise translated(error, self.address, prefix or "the folder") from None
+
+    def etag(self, key: str) -> str:
+        """Return the tag that the service gives the object: of its bytes in S3, of its generation in Google's."""
+        try:
+            found = self._store.read(key, byte_range=slice(0, 0)).result()
+        except FAILURES as error:
+            raise translated(error, self.address, key) from None
+        if found.state == "missing":
+            return ""
+        return bytes(found.stamp.generation).hex() or "there"
+
+    def digest(self, ignored: Collection[str] = ()) -> str:
+        """Hold name, size and time of the first 20 000 objects, in 2000 requests at most, and tags of the newest.
+
+        Services tell times in whole seconds: of up to 64 objects of the newest second the tag counts too. Files on a
+        web server that gives no index are not seen; of a zip file the tag of the file counts.
+        """
+        if self.base["driver"] == "zip":
+            return _file_tag(self.base["base"], self.address)
+        if self.base["driver"] == "http":
+            return ""
+        found, newest = hashlib.sha256(), (0.0, [""])
+        waiting, files, asked = [""], 0, 0
+        while waiting and files <= FILES and asked < LISTINGS:
+            folder = waiting.pop(0)
+            asked += 1
+            for entry in self._entries(folder):
+                key = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.folder:
+                    waiting.append(key)
+                elif entry.name not in ignored:
+                    files += 1
+                    found.update(f"{key} {entry.size} {entry.time}\n".encode())
+                    if int(entry.time) > newest[0]:
+                        newest = (int(entry.time), [])
+                    if int(entry.time) == newest[0]:
+                        newest[1].append(key)
+        for key in newest[1][:TAGGED] if files else ():
+            found.update(self.etag(key).encode())
+        return found.hexdigest()[:20]
+
+    def _require_writable(self) -> None:
+        if not self.writable:
+            what = "a zip file" if self.base["driver"] == "zip" else "a web server"
+            raise Denied(f"{self.where}: {what} is read only here; write to a folder or a bucket", url=self.address.url)
+
+
+def remote(address: Address) -> Objects:
+    """Return the folder of a bucket, a server or a zip file that `address` names. Raises PlanError for a wrong option."""
+    zipped = ZIPPED.fullmatch(address.path)
+    if zipped is not None:
+        file = zipped["file"]
+        base = {
+            "driver": "zip",
+            "base": {"driver": "file", "path": file} if address.place == "file" else _file(address, file),
+        }
+        inside = (zipped["inside"] or "").rstrip("/")
+        return Objects(address, base, inside, f"{file}/{inside}" if inside else file)
+    base, path = _service(address, address.path)
+    return Objects(address, base, path, address.path)
+
+
+def _file(address: Address, url: str) -> dict[str, Any]:
+    base, path = _service(address, url)
+    return {**base, "path": path}
+
+
+def _service(address: Address, url: str) -> tuple[dict[str, Any], str]:
+    """Return the kvstore JSON of a bucket or a server, and the path below it."""
+    host, _, path = url.partition("://")[2].partition("/")
+    driver = DRIVERS[address.place]
+    if driver == "http":
+        return {"driver": driver, "base_url": f"{address.place}://{host}"}, f"/{path}"
+    if driver == "gcs":
+        return {"driver": driver, "bucket": host}, path
+    spec: dict[str, Any] = {"driver": driver, "bucket": host, "aws_credentials": credentials(address)}
+    endpoint, region = s3_endpoint(address), s3_region(address)
+    if endpoint:
+        spec["endpoint"] = endpoint
+    if region:
+        spec["aws_region"] = region
+    return spec, path
+
+
+def s3_endpoint(address: Address) -> str:
+    """Return the server of an S3 address: `?endpoint=`, the environment's, or nothing for Amazon's own."""
+    said = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return address.option("endpoint", said).rstrip("/")
+
+
+def s3_region(address: Address) -> str:
+    """Return the region: `?aws_region=`, the environment's; at other servers than Amazon's any will do."""
+    said = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
+    return address.option("aws_region", said) or ("us-east-1" if s3_endpoint(address) else "")
+
+
+def credentials(address: Address) -> dict[str, Any]:
+    """Return where tensorstore finds the keys for S3: its `aws_credentials` JSON, which holds none.
+
+    In order: `?anonymous=true`, `?profile=`, the environment, AWS_PROFILE or the default profile in ~/.aws, the role of a
+    container or of a machine at Amazon, none. The network is not asked for a role elsewhere: that would cost seconds.
+    """
+    if anonymous(address):
+        return {"type": "anonymous"}
+    profile = address.option("profile") or (
+        "" if os.environ.get("AWS_ACCESS_KEY_ID") else os.environ.get("AWS_PROFILE")
+    )
+    if profile:
+        return {"type": "profile", "profile": profile}
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return {"type": "environment"}
+    if Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser().exists():
+        return {"type": "profile"}
+    roles = (
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    )
+    vendor = Path("/sys/class/dmi/id/sys_vendor")
+    if any(os.environ.get(role) for role in roles) or (vendor.exists() and "Amazon" in vendor.read_text()):
+        return {"type": "default"}
+    return {"type": "anonymous"}
+
+
+def anonymous(address: Address) -> bool:
+    """Return whether no credentials are to be used; PlanError where the option is neither true nor false."""
+    said = address.option("anonymous", "false").lower()
+    if said not in ("true", "false", "1", "0", "yes", "no"):
+        raise PlanError(f"{address.url}: anonymous={said} is neither true nor false", option="anonymous")
+    return said in ("true", "1", "yes")
+
+
+def _file_tag(base: dict[str, Any], address: Address) -> str:
+    """Return what changes when a zip file is replaced."""
+    if base["driver"] == "file":
+        facts = Path(base["path"]).stat()
+        return f"{facts.st_size}-{facts.st_mtime_ns}"
+    folder, _, name = base["path"].rpartition("/")
+    return Objects(address, base, folder, address.path).etag(name)

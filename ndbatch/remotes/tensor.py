@@ -1,0 +1,95 @@
+"""tensorstore in this process: its context, the guard against forks, and what it raises, in our words."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from typing import Any
+
+from ndbatch.errors import Corrupt, Denied, NotFound, RemoteError, Transient
+from ndbatch.remotes.address import Address
+
+CACHE_BYTES = 32 * 2**20
+"""Decoded chunks and shard indices kept by a process; part of what a worker uses at rest."""
+DECODERS = 4
+"""Threads that decode and encode chunks in a process."""
+REQUESTS = 32
+"""Files and objects read and written at the same time by a process."""
+RETRIES = {"max_retries": 5, "initial_delay": "250ms", "max_delay": "8s"}
+"""How a request is repeated that a busy service refused (429 and 5xx); after that the engine decides."""
+FAILURES = (ValueError, RuntimeError, OSError, NotImplementedError)
+"""What tensorstore raises."""
+
+_started_in: list[int] = []
+
+
+@cache
+def context() -> Any:
+    """Return the tensorstore.Context that all stores of this process share."""
+    import tensorstore
+
+    _started_in.append(os.getpid())
+    places = ("s3", "gcs", "http")
+    return tensorstore.Context(
+        {
+            "cache_pool": {"total_bytes_limit": CACHE_BYTES},
+            "data_copy_concurrency": {"limit": min(DECODERS, os.cpu_count() or 1)},
+            "file_io_concurrency": {"limit": REQUESTS},
+            **{f"{place}_request_concurrency": {"limit": REQUESTS} for place in places},
+            **{f"{place}_request_retries": RETRIES for place in places},
+        }
+    )
+
+
+def require_no_fork(address: Address) -> None:
+    """Raise RemoteError in a process forked from one that used tensorstore: its threads are gone, and calls hang."""
+    if _started_in and _started_in[-1] != os.getpid():
+        raise RemoteError(
+            f"{address.url}: {address.scheme} volumes cannot be used in a forked process; start processes with the "
+            'spawn method (multiprocessing.get_context("spawn"))',
+            url=address.url,
+        )
+
+
+def translated(error: Exception, address: Address, where: str) -> RemoteError:
+    """Return an error of tensorstore as one of ours: what and why, without the specification that it repeats.
+
+    `where` says which part of the volume was meant: a box, its metadata, the name of an object.
+    """
+    text = re.sub(r"\s*\[(tensorstore_spec|source locations|http_|x-)[^\n]*", "", str(error), flags=re.DOTALL)
+    code, _, reason = text.partition(": ")
+    reason = re.sub(r"Error (reading|opening|writing) ", r"\1 ", reason or text).strip()
+    url = address.url
+    if "No space left" in text or "Disk quota" in text or "File too large" in text:
+        return RemoteError(f"{url}: no room to write {where}; free some space, then run again", url=url)
+    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED") or _REFUSED.search(text):
+        return Denied(f"{url}: {reason}; {_remedy(address)}", url=url)
+    if "NoSuchBucket" in text or "NO_SUCH_BUCKET" in text:
+        return NotFound(f"{url}: there is no bucket {address.path.split('/')[2]}; check its name and endpoint", url=url)
+    if code == "NOT_FOUND":
+        return NotFound(f"{url}: {reason} ({where})", url=url)
+    if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED") or _PASSING.search(text):
+        return Transient(f"{url}: {reason} ({where})", url=url)
+    return Corrupt(f"{url}: {where} cannot be read: {reason}", url=url)
+
+
+_REFUSED = re.compile(
+    r"Permission denied|Read-only file system|AccessDenied|ACCESS_DENIED|InvalidAccessKeyId|INVALID_ACCESS_KEY_ID"
+    r"|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|ExpiredToken|InvalidToken|HTTP status 40[13]|credentials",
+    re.IGNORECASE,
+)
+_PASSING = re.compile(
+    r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|curlCode|CURL error|timed out"
+)
+
+
+def _remedy(address: Address) -> str:
+    """Return what to do where a place refuses."""
+    if address.place == "s3":
+        return "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ?profile=, or ?anonymous=true"
+    if address.place == "gs":
+        return "check the credentials: gcloud auth application-default login, or ?anonymous=true"
+    if address.place in ("http", "https"):
+        return "the server does not give it to everybody; copy the volume first"
+    return "change the permissions or choose another path"
