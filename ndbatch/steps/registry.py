@@ -30,6 +30,7 @@ BUILT_IN = {
     "contrast": "ndbatch.steps.contrast:Contrast",
     "background": "ndbatch.steps.background:Background",
     "fill": "ndbatch.steps.fill:Fill",
+    "distance": "ndbatch.steps.distance:Distance",
 }
 
 
