@@ -1,20 +1,23 @@
 """Counts and segmentations against ground truth: one set of defaults, the user gives the voxel size and a diameter.
 
-    python benchmarks/accuracy.py [--data ../shared/data] [--only nuclei components] [--cluster processes]
+    python benchmarks/accuracy.py [--data ../shared/data] [--only nuclei components cells pipeline] [--cluster processes]
 
 `nuclei`: the diameter is the median one of the truth. Centroid F1: one to one within half a diameter (centre of mass of
 each label). IoU F1: one to one at 0.5. `components`: numbers of components at 26, 18 and 6 neighbours, with the peak
-memory of the driver and all its workers together. Data sets that are not there are named and left out; exits 1 where a
-figure misses its goal.
+memory of the driver and all its workers together.
+`cells`: somata of a whole-brain crop, beside cellfinder: the share of its
+markers that have a find of their own within one soma. `pipeline`: components, measure
+and downsample in one run. Data sets that are not there are named and left out; exits 1 where a figure misses its goal.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,10 @@ import tifffile
 import ndbatch as nb
 from ndbatch.config.load import from_mapping
 from ndbatch.testing.scoring import centroid_f1, centroids, iou_f1, median_diameter
+
+sys.path.insert(0, str(Path(__file__).parent))  # its neighbour, also where this is imported as a file
+
+from whole_brain import compare_whole_brain, run_pinky40
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,6 +82,7 @@ COMPONENTS = (
     ("pinky40 seg", "seg_pinky40_a/seg_a.h5::/seg", True, {26: 2591, 18: 2626, 6: 3824}),
     ("pinky40 foreground", "seg_pinky40_a/seg_a.h5::/seg", False, {26: 13}),
 )
+PARTS = ["nuclei", "components", "cells", "pipeline"]
 MEMORY_GOAL = 1e9
 """Bytes, driver and workers together, on the 268 million voxels of pinky40."""
 
@@ -170,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; return 1 where a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
-    parser.add_argument("--only", nargs="+", choices=["nuclei", "components"], default=["nuclei", "components"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--cluster", default="processes")
     options = parser.parse_args(arguments)
     good = True
@@ -188,7 +196,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 good &= count_components(options.data, row, options.cluster)
             else:
                 print(f"{row[0]:18} not measured: {row[1].partition('::')[0]} is not in {options.data}")
+    if "cells" in options.only:
+        print(
+            f"\n{'whole-brain cells':22} {'markers':>7} {'found':>9} {'in masks':>8} {'in planes':>9} {'all':>6} "
+            f"{'seconds':>8} {'peak MB':>8}"
+        )
+        good &= _where_there(options.data, "cells_whole_brain", compare_whole_brain, options.cluster)
+    if "pipeline" in options.only:
+        print()
+        good &= _where_there(options.data, "seg_pinky40_a", run_pinky40, options.cluster)
     return 0 if good else 1
+
+
+def _where_there(data: Path, name: str, measure: Callable[[Path, str], bool], cluster: str) -> bool:
+    if (data / name).exists():
+        return measure(data, cluster)
+    print(f"{name:22} not measured: it is not in {data}")
+    return True
 
 
 if __name__ == "__main__":
