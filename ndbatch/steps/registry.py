@@ -31,6 +31,7 @@ BUILT_IN = {
     "background": "ndbatch.steps.background:Background",
     "fill": "ndbatch.steps.fill:Fill",
     "distance": "ndbatch.steps.distance:Distance",
+    "expand_labels": "ndbatch.steps.expand:ExpandLabels",
 }
 
 
