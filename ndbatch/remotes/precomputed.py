@@ -9,9 +9,11 @@ convention a chunk that is not there is zero; `?missing=error` makes it an error
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -21,24 +23,28 @@ from ndbatch.geometry import Box
 from ndbatch.remotes import precomputed_info as model
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
+from ndbatch.remotes.files import file_error
+from ndbatch.remotes.keyvalue import KeyValue, LocalFiles, place
 from ndbatch.remotes.precomputed_chunks import ChunkObjects, suffixes
 from ndbatch.remotes.precomputed_encodings import TENSORSTORE, encoding_of, require_encoding
 from ndbatch.remotes.precomputed_info import Info
-from ndbatch.remotes.precomputed_place import KeyValue, place
 from ndbatch.remotes.precomputed_provenance import with_run
 from ndbatch.remotes.pyramids import require_level
-from ndbatch.remotes.zarr_driver import FAILURES, context, require_no_fork, translated
+from ndbatch.remotes.tensor import FAILURES, context, require_no_fork, translated
 
+LOOKED_AT = 20
+"""Folders that are looked into for layers where there is none."""
 OPTIONS = ("block_size", "encoding", "jpeg_quality", "level", "missing", "png_level")
-GONE = "info.deleted"
-"""What `info` is called while a layer is being deleted, so that half a layer is never taken for a whole one."""
 
 
 class _Voxels(Protocol):
     """Reads and writes boxes of one scale; slices are absolute, x, y, z, c."""
 
-    def read(self, region: tuple[slice, ...]) -> Array: ...
-    def write(self, region: tuple[slice, ...], data: Array) -> None: ...
+    def read(self, region: tuple[slice, ...]) -> Array:
+        """Return the voxels of `region`, x, y, z, c."""
+
+    def write(self, region: tuple[slice, ...], data: Array) -> None:
+        """Store `data`, x, y, z, c, in `region`."""
 
 
 class PrecomputedVolume(Volume):
@@ -104,7 +110,7 @@ class PrecomputedVolume(Volume):
         if level:
             info = _read_info(layer, address)
             return info is not None and level < len(info.scales)
-        return layer.exists("info") or any(True for _ in layer.names())
+        return layer.exists()
 
     @classmethod
     def delete(cls, address: Address) -> None:
@@ -112,17 +118,10 @@ class PrecomputedVolume(Volume):
         if address.option("level"):
             raise PlanError(f"{address.url}: a single level cannot be removed; leave level out to remove all")
         layer = place(address)
-        info = layer.read("info")
-        if info is None and not layer.exists(GONE):
-            if cls.exists(address):
-                raise PlanError(f"{address.path} is no precomputed layer (it has no info file); it is left as it is")
-            return
-        if info is not None:
-            layer.write(GONE, info)
-            layer.delete("info")
-        for name in [name for name in layer.names() if name != GONE]:
-            layer.delete(name)
-        layer.delete()
+        if layer.read("info") is not None:
+            layer.delete()
+        elif layer.exists():
+            raise PlanError(f"{address.path} is no precomputed layer (it has no info file); it is left as it is")
 
     def version(self) -> str:
         """Return a digest of the scale's entry and of the names, sizes and times of its objects."""
@@ -142,6 +141,12 @@ class PrecomputedVolume(Volume):
 
     def _write(self, box: Box, data: Array) -> None:
         require_no_fork(self.address)
+        if self._info.scales[self.spec.level].sharding and self.spec.shards is None:
+            raise RemoteError(
+                f"{self.url} can be read, not written: a hash scatters the chunks of its shards over the volume, so that every "
+                "block would write many shards; write to a new volume",
+                url=self.url,
+            )
         missing = [place for place, axis in enumerate(model.STORED) if axis not in self._order.stored]
         stored = np.expand_dims(self._order.array_to_stored(data), missing)
         try:
@@ -261,5 +266,14 @@ def _write_json(layer: KeyValue, name: str, document: Mapping[str, Any]) -> None
     layer.write(name, json.dumps(document, indent=2).encode())
 
 
-def _absent(layer: KeyValue, address: Address) -> NotFound:
-    return NotFound(f"{address.path} holds no precomputed layer: there is no file {address.path}/info", url=address.url)
+def _absent(layer: KeyValue, address: Address) -> RemoteError:
+    """Return the error for a place without `info`: it names the layers that are one folder below."""
+    if isinstance(layer, LocalFiles) and not layer.path.exists():
+        return file_error(FileNotFoundError(errno.ENOENT, "no such folder"), address)
+    try:
+        folders = [name.rstrip("/") for name in islice(layer.names(), LOOKED_AT) if name.endswith("/")]
+        found = [name for name in folders if layer.child(name).exists("info")]
+    except RemoteError:
+        found = []  # a web server lists nothing
+    hint = f"; it holds the layers {', '.join(found)}" if found else ""
+    return NotFound(f"{address.path} is no precomputed layer: it has no file info{hint}", url=address.url)

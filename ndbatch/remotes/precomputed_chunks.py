@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,48 +23,43 @@ from ndbatch.errors import Corrupt, NotFound, RemoteError, missing_extra
 from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Array
-from ndbatch.remotes.precomputed_encodings import TENSORSTORE, decode, encode
+from ndbatch.remotes.keyvalue import KeyValue, LocalFiles
+from ndbatch.remotes.precomputed_encodings import READ_ONLY, TENSORSTORE, decode, encode
 from ndbatch.remotes.precomputed_info import DTYPES, Info, Scale
-from ndbatch.remotes.precomputed_place import KeyValue
 from ndbatch.remotes.precomputed_sharding import chunk_number
+from ndbatch.remotes.tensor import context
 
 SUFFIXES = (".gz", ".br", ".zstd")
 """Endings of objects with a second compression, as cloud-files names them."""
 LISTED = 20_000
 """Names of objects looked at when a scale is opened: all of them in most local layers."""
-PROBED = 8
-"""Chunks asked for by name where objects cannot be listed."""
+PROBED = 4
+"""Chunks asked for by name in buckets and on web servers."""
 FETCHES = 16
 """Objects fetched at the same time for one box."""
-GZIP = b"\x1f\x8b"
-GENTLE_GZIP = 6
 
 
 def suffixes(layer: KeyValue, scale: Scale) -> tuple[str, ...]:
     """Return the endings that objects of a scale have, of those that tell of a second compression; empty where none has.
 
-    Names are listed, up to `LISTED` of them; where they cannot be (a web server), chunks are asked for by name.
+    On this machine names are listed, up to `LISTED` of them. Elsewhere, where a folder is listed whole or not at all, a few
+    chunks are asked for by their names.
     """
     folder = layer.child(scale.key)
-    try:
-        names = islice(folder.names(), LISTED)
-        return tuple(sorted({ending for name in names for ending in SUFFIXES if name.endswith(ending)}))
-    except NotImplementedError:
-        pass
-    for place in islice(_places(scale.grid), PROBED):
-        key = chunk_key(scale, place)
-        if folder.exists(key):
-            return ()
-        found = tuple(ending for ending in SUFFIXES if folder.exists(key + ending))
-        if found:
-            return found
-    return ()
-
-
-def _places(grid: Shape) -> Iterator[Shape]:
-    """Yield the middle of the grid, then its corners."""
-    yield tuple(n // 2 for n in grid)
-    yield from product(*((0, n - 1) for n in grid))
+    if isinstance(folder, LocalFiles):
+        try:
+            with os.scandir(folder.path) as entries:
+                names = [entry.name for entry in islice(entries, LISTED)]
+        except OSError:
+            return ()  # nothing was written yet, or reading will tell why not
+        return tuple(ending for ending in SUFFIXES if any(name.endswith(ending) for name in names))
+    places = dict.fromkeys([tuple(n // 2 for n in scale.grid), *product(*((0, n - 1) for n in scale.grid))])
+    keys = [chunk_key(scale, place) for place in islice(places, PROBED)]
+    asked = [(key, ending) for key in keys for ending in ("", *SUFFIXES)]
+    with ThreadPoolExecutor(FETCHES) as pool:
+        there = pool.map(lambda name: bool(folder.etag("".join(name))), asked)
+        found = {ending for (_, ending), is_there in zip(asked, there, strict=True) if is_there}
+    return tuple(ending for ending in SUFFIXES if ending in found)
 
 
 def chunk_box(scale: Scale, place: Sequence[int]) -> Box:
@@ -87,7 +83,7 @@ class ChunkObjects:
             raise RemoteError(f"{address.url}: its scale {scale.key} lies outside the layer", url=address.url)
         self._folder, self._info, self._scale, self._address = layer.child(scale.key), info, scale, address
         self._endings = (*endings, "", *(ending for ending in SUFFIXES if ending not in endings))
-        self._packed = bool(endings)
+        self._packed = tuple(endings)
         self._shards = _open_shards(self._folder, scale) if scale.sharding else None
         self._strict = address.option("missing") == "error"
 
@@ -96,7 +92,8 @@ class ChunkObjects:
         box = Box(tuple(s.start for s in region[:3]), tuple(s.stop for s in region[:3]))
         places = list(self._touched(box))
         with ThreadPoolExecutor(min(FETCHES, len(places))) as pool:
-            objects = {place: data for place, data in zip(places, pool.map(self._fetch, places), strict=True) if data}
+            fetched = zip(places, pool.map(self._fetch, places), strict=True)
+            objects = {place: data for place, data in fetched if data is not None}
         self._count_missing(places, objects)
         if self._scale.encoding in TENSORSTORE and self._info.dtype.name in DTYPES:
             return np.asarray(_over_memory(self._info, self._scale, objects)[region].read(order="F").result())
@@ -123,19 +120,21 @@ class ChunkObjects:
             if voxels.any():
                 self._folder.write(key, encode(self._scale.encoding, voxels))
             else:
-                self._folder.delete(key)
+                _open_objects(self._folder).write(key, None).result()
 
     def _require_writable(self) -> None:
         """Raise RemoteError where writing would make a layer that no reader reads whole."""
         url, name = self._address.url, self._info.dtype.name
         if self._packed:
-            what = f"its chunks are stored with a second compression ({', '.join(e for e in self._endings if e)[:3]})"
+            what = f"its chunks are stored with a second compression ({', '.join(self._packed)})"
         elif self._shards is not None:
             what = f"shards of {self._scale.encoding} cannot be written, and missing=error is for reading"
         elif self._scale.encoding in TENSORSTORE and name in DTYPES:
             what = "missing=error is for reading"
         elif name not in DTYPES:
             what = f"the format does not hold {name}"
+        elif self._scale.encoding in READ_ONLY:
+            what = f"the encoding {self._scale.encoding} is read only"
         else:
             return
         raise RemoteError(f"{url} can be read, not written: {what}; write to a new volume", url=url)
@@ -181,7 +180,11 @@ def unpack(data: bytes, ending: str, key: str, url: str) -> bytes:
         if ending == ".br":
             return bytes(_library("brotli", url).decompress(data))
         if ending == ".zstd":
-            return bytes(_library("zstandard", url).ZstdDecompressor().decompressobj().decompress(data))
+            stream = _library("zstandard", url).ZstdDecompressor().decompressobj()
+            whole = bytes(stream.decompress(data))
+            if not stream.eof:
+                raise EOFError("it ends too early")
+            return whole
     except (OSError, EOFError, zlib.error) as error:
         raise Corrupt(f"{url}: the chunk {key}{ending} is damaged: {error}", url=url) from None
     except Exception as error:
@@ -200,11 +203,16 @@ def _library(name: str, url: str) -> Any:
         raise missing_extra(name, "precomputed", f"{url}, whose chunks are compressed,") from None
 
 
+def _open_objects(folder: KeyValue) -> Any:
+    """Return the objects of a scale as a key-value store of tensorstore, which can remove one."""
+    import tensorstore
+
+    return tensorstore.KvStore.open(folder.spec(), context=context()).result()
+
+
 def _open_shards(folder: KeyValue, scale: Scale) -> Any:
     """Return the chunks of a sharded scale as a key-value store of tensorstore: big-endian chunk number to bytes."""
     import tensorstore
-
-    from ndbatch.remotes.zarr_driver import context
 
     spec = {"driver": "neuroglancer_uint64_sharded", "metadata": dict(scale.sharding or {}), "base": folder.spec()}
     return tensorstore.KvStore.open(spec, context=context()).result()
