@@ -25,7 +25,7 @@ from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
 from ndbatch.remotes.pyramids import next_path, require_level
-from ndbatch.remotes.zarr_driver import FAILURES, context, require_no_fork, translated
+from ndbatch.remotes.tensor import FAILURES, context, require_no_fork, translated
 
 OPTIONS = ("axes", "compression", "format", "level", "missing")
 COMPRESSIONS: dict[str, dict[str, Any]] = {
@@ -98,7 +98,7 @@ class N5Volume(Volume):
 
     @classmethod
     def create(cls, address: Address, spec: ArraySpec) -> Self:
-        """Write the dataset's attributes, then those of its group, which make it a volume; or append a level.
+        """Write the group and its dataset under a hidden name and rename it; or append a level.
 
         Raises Conflict where anything but an empty folder, or the level, is there.
         """
@@ -106,21 +106,25 @@ class N5Volume(Volume):
         if address.count("level"):
             return cls._append(address, spec)
         chain = nodes.chain(address)
+        target = chain[-1]
+        target.folder.require_writable()
         if cls.exists(address):
-            raise Conflict(f"{nodes.shown(address)} exists already; remove it or choose another url", url=address.url)
-        order, target = AxisOrder(spec.axes[::-1]), chain[-1]
+            raise Conflict(f"{target.shown} exists already; remove it or choose another url", url=address.url)
+        order = AxisOrder(spec.axes[::-1])
         first = model.first_geometry(spec, order)
         dataset = model.dataset_metadata(spec, order, _compression(address))
         own = {model.OWN: {"kind": str(spec.kind)}}
         if nodes.read(chain[0]) is None and len(chain) > 1:
             nodes.write(chain[0], nodes.VERSION)
         root = nodes.VERSION if len(chain) == 1 else {}
-        if address.option("format") == "dataset":
-            nodes.write(target, {**root, **dataset, **model.alone(first), **own})
-        else:
-            title = nodes.shown(address).rstrip("/").rpartition("/")[2].partition(".")[0]
-            nodes.write(target.child("s0"), {**dataset, **model.dataset_place(first, first, order.stored)})
-            nodes.write(target, {**root, **model.new_group(first, order.stored, title), **own})
+        with target.folder.published() as folder:
+            made = nodes.Node(folder)
+            if address.option("format") == "dataset":
+                nodes.write(made, {**root, **dataset, **model.alone(first), **own})
+            else:
+                title = target.folder.name.partition(".")[0]
+                nodes.write(made.child("s0"), {**dataset, **model.dataset_place(first, first, order.stored)})
+                nodes.write(made, {**root, **model.new_group(first, order.stored, title), **own})
         return cls.open(address)
 
     @classmethod
@@ -158,7 +162,7 @@ class N5Volume(Volume):
                 return address.count("level") < cls.open(address.with_options(level="0")).levels
             except NotFound:
                 return False
-        return bool(list(nodes.chain(address)[-1].folder.names()))
+        return nodes.chain(address)[-1].folder.exists()
 
     @classmethod
     def delete(cls, address: Address) -> None:
@@ -170,7 +174,9 @@ class N5Volume(Volume):
     def version(self) -> str:
         """Return a digest of the dataset's own metadata and of its chunks' names, sizes and times."""
         core = {name: self._place.node.document[name] for name in nodes.CORE}
-        return hashlib.sha256(f"{json.dumps(core)} {nodes.digest(self._place.node)}".encode()).hexdigest()[:20]
+        return hashlib.sha256(
+            f"{json.dumps(core)} {self._place.node.folder.digest([nodes.ATTRIBUTES])}".encode()
+        ).hexdigest()[:20]
 
     def _read(self, box: Box) -> Array:
         require_no_fork(self.address)
@@ -182,6 +188,7 @@ class N5Volume(Volume):
 
     def _write(self, box: Box, data: Array) -> None:
         require_no_fork(self.address)
+        self._place.node.folder.require_writable()
         region = self._handle[self._order.slices(box, self.offset)]
         try:
             region.write(self._order.array_to_stored(data)).result()
@@ -245,13 +252,13 @@ def _open(node: nodes.Node, address: Address) -> Any:
 
 def _locate(address: Address) -> _Place:
     """Follow an address to a dataset. NotFound says what is there instead."""
-    chain = nodes.read_all(nodes.chain(address))
+    chain = [nodes.loaded(node) for node in nodes.chain(address)]
     node = chain[-1]
     if model.is_dataset(node.document):
         above = chain[-2] if len(chain) > 1 else None
         paths = nodes.levels(above) if above is not None else ()
-        if above is not None and node.name in paths:
-            place = _place(address, node, above, nodes.inherited(chain[:-1]), paths, paths.index(node.name))
+        if above is not None and node.folder.name in paths:
+            place = _place(address, node, above, nodes.inherited(chain[:-1]), paths, paths.index(node.folder.name))
         else:
             place = _place(address, node, node, nodes.inherited(chain), (), 0)
         if address.option("level") and address.count("level") != place.level:
@@ -260,11 +267,11 @@ def _locate(address: Address) -> _Place:
             )
         return place
     paths, level = nodes.levels(node), address.count("level")
-    if not paths and nodes.levels(node.child("data")):  # Paintera keeps the levels one folder below its own attributes
-        chain = [*chain, nodes.loaded(node.child("data"))]
-        node, paths = chain[-1], nodes.levels(chain[-1])
+    if not paths:  # Paintera keeps the levels one folder below its own attributes
+        below = nodes.loaded(node.child("data"))
+        chain, node, paths = [*chain, below], below, nodes.levels(below)
     if not paths:
-        raise nodes.absent(node)
+        raise nodes.absent(chain[-2])
     if level >= len(paths):
         raise NotFound(f"{node.shown} has no level {level}; its levels are 0 to {len(paths) - 1}", url=address.url)
     dataset = nodes.loaded(node.child(paths[level]))
