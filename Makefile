@@ -7,7 +7,7 @@ ROUNDS ?= 20
 PEER := .venv-cellfinder
 CELLFINDER := 1.10.1
 
-.PHONY: demo test lint accuracy crash-test bench clean help
+.PHONY: demo test lint accuracy crash-test bench peers speed clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -41,6 +41,13 @@ accuracy: $(STAMP) $(PEER)/.installed ## counts and segmentations against ground
 
 crash-test: $(STAMP) ## kill -9 at random moments, run again, compare every byte
 	$(BIN)/python benchmarks/crash_test.py --rounds $(ROUNDS)
+
+peers:           ## install what benchmarks compare with, into an environment of its own
+	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+
+speed: $(STAMP)  ## beside the fastest of the field and a bare floor (`make peers` first)
+	$(BIN)/python benchmarks/speed.py
 
 bench: $(STAMP)  ## overhead of the engine, block by block
 	$(BIN)/python benchmarks/overhead.py

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ndbatch.errors import NdbatchError
     from ndbatch.geometry import Box
     from ndbatch.mapping import map_blocks
-    from ndbatch.plan import make_plan
+    from ndbatch.plan.make import make_plan
     from ndbatch.remotes.api import create, open
     from ndbatch.remotes.base import Kind, Volume
     from ndbatch.remotes.lazy import store
@@ -34,7 +34,7 @@ _HOMES = {
     "check": "ndbatch.verify",
     "create": "ndbatch.remotes.api",
     "load": "ndbatch.config.load",
-    "make_plan": "ndbatch.plan",
+    "make_plan": "ndbatch.plan.make",
     "map_blocks": "ndbatch.mapping",
     "open": "ndbatch.remotes.api",
     "run": "ndbatch.runner",

@@ -24,7 +24,8 @@ from ndbatch.executors import make_executor
 from ndbatch.finish import mark_complete, tidy, write_staged, write_tables
 from ndbatch.importing import about_to_act
 from ndbatch.journal import Journal
-from ndbatch.plan import Plan, make_plan
+from ndbatch.plan.make import make_plan
+from ndbatch.plan.model import Plan
 from ndbatch.prepare import open_targets, start_over
 from ndbatch.report.records import Records
 from ndbatch.states import States

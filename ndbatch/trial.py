@@ -14,7 +14,8 @@ from ndbatch.config.model import Cluster, Config, Output
 from ndbatch.errors import ConfigError
 from ndbatch.geometry import Box
 from ndbatch.importing import about_to_act
-from ndbatch.plan import Plan, make_plan
+from ndbatch.plan.make import make_plan
+from ndbatch.plan.model import Plan
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.registry import open_volume, store_class

@@ -20,7 +20,7 @@ COLUMNS = 6
 
 def shown(result: TrialResult, config: Config, picture: Path | None) -> list[str]:
     """Return the lines to print about `result`, after its picture was written (to a temporary file if `picture` is None)."""
-    from ndbatch.plan import make_plan
+    from ndbatch.plan.make import make_plan
 
     document = make_plan(config, resume=False).document()
     entries = {**document["inputs"], **document["outputs"]}

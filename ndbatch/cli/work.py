@@ -116,7 +116,7 @@ def look_first(
 def plan(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a run would do and what it takes: stages, blocks, bytes, requests, memory. Reads no voxel."""
     loaded = load_config(config, overrides)
-    from ndbatch.plan import make_plan
+    from ndbatch.plan.make import make_plan
 
     document = make_plan(loaded).document()
     if as_json:

@@ -96,12 +96,14 @@ def _too_many_scales(work: Work, stages: Sequence[Stage], targets: Mapping[str, 
         for name in sorted(stage.stores, key=lambda n: work.infos[n].scales):
             names.add(name)
             between = {n for n in makers[name].sources.values() if work.infos[n].scales != stage.scale}
-            if between and not _fits(work, stage, targets, names):
+            if between and not _fits(work, stage, targets, names, names - {name}):
                 return frozenset(between)
     return frozenset()
 
 
-def _fits(work: Work, stage: Stage, targets: Mapping[str, Target], names: set[str]) -> bool:
+def _fits(work: Work, stage: Stage, targets: Mapping[str, Target], names: set[str], without: set[str]) -> bool:
+    """Return whether blocks can hold whole chunks of all of `names`, and leave no worker idle that would have had work
+    `without` the last of them."""
     load, blocks = work.load([stage], stage.scale), work.config.blocks
     try:
         unit, _ = _unit(work, [stage], targets, names)
@@ -109,7 +111,10 @@ def _fits(work: Work, stage: Stage, targets: Mapping[str, Target], names: set[st
             require_alignment(_named_block(blocks, work.axes, unit, load.region), unit, load.region, work.axes)
     except PlanError:
         return False
-    return load.peak(unit) <= min(work.limit, load.base + PYRAMID_BYTES)
+    if load.peak(unit) > min(work.limit, load.base + PYRAMID_BYTES):
+        return False
+    finer, _ = _unit(work, [stage], targets, without)
+    return min(len(Grid.over(load.region, finer)), 2 * work.workers) <= len(Grid.over(load.region, unit))
 
 
 def _grid(

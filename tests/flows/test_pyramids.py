@@ -12,7 +12,7 @@ import ndbatch as nb
 from ndbatch.config.load import from_mapping
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Box, Shape
-from ndbatch.plan import make_plan
+from ndbatch.plan.make import make_plan
 from ndbatch.remotes.base import Array
 from ndbatch.runner import run
 from ndbatch.steps.base import Patch

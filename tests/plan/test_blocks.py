@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 import ndbatch as nb
 from ndbatch.config.load import from_mapping
 from ndbatch.errors import ConfigError, NdbatchError, PlanError
-from ndbatch.plan import Plan, make_plan
 from ndbatch.plan.blocks import candidates
+from ndbatch.plan.make import make_plan
+from ndbatch.plan.model import Plan
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import ndbatch as nb
 from ndbatch import runner
 from ndbatch.config.load import from_mapping
 from ndbatch.executors.processes import ProcessesExecutor
-from ndbatch.plan import Plan, make_plan
+from ndbatch.plan.make import make_plan
+from ndbatch.plan.model import Plan
 from ndbatch.worker.work import Work
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel tells no peak memory here")

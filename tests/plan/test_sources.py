@@ -11,7 +11,7 @@ import pytest
 import ndbatch as nb
 from ndbatch.config.load import from_mapping
 from ndbatch.errors import ConfigError, PlanError
-from ndbatch.plan import make_plan
+from ndbatch.plan.make import make_plan
 from ndbatch.plan.sources import open_sources
 from ndbatch.remotes import registry
 from ndbatch.remotes.address import Address
