@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import threading
 import time
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +17,7 @@ import tensorstore
 import z5py
 
 import ndbatch as nb
-from ndbatch.errors import Corrupt, NotFound, PlanError, RemoteError
+from ndbatch.errors import Corrupt, Denied, NotFound, PlanError, RemoteError
 from ndbatch.remotes import n5_nodes
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
@@ -375,3 +378,40 @@ def test_a_version_is_of_voxels(tmp_path: Path) -> None:
         volume.set_attributes({"seen": len(versions)})
         assert nb.open(url).version() == versions[-1]
     assert len(set(versions)) == 3
+
+
+def test_on_a_web_server(tmp_path: Path) -> None:
+    """Read where nothing can be listed; nothing is written there."""
+    made = nb.create(f"{tmp_path}/w.n5/em", like=nb.open("memory://n5"), offset=(2, 4, 7), kind="labels")
+    made.write(made.domain, DATA)
+    nb.create(f"{tmp_path}/w.n5/em?level=1", shape=(8, 12, 18), dtype="uint16", voxel_size=(0.5, 0.4, 0.4))
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/w.n5"
+            volume = nb.open(f"{url}/em")
+            assert {**vars(volume.spec), "levels": 0} == {**vars(made.spec), "levels": 0}
+            assert np.array_equal(volume[...], DATA)
+            assert nb.open(f"{url}/em?level=1").shape == (8, 12, 18)
+            with pytest.raises(NotFound, match="em2"):
+                nb.open(f"{url}/em2")
+            for act in (
+                lambda: volume.write(volume.domain, DATA),
+                lambda: nb.create(f"{url}/new", shape=(4, 4)),
+                lambda: volume.set_attributes({"run": "one"}),
+            ):
+                with pytest.raises(Denied, match="read only"):
+                    act()
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def list_directory(self, path: object) -> None:  # type: ignore[override]
+        self.send_error(403)
