@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import threading
 import time
@@ -22,6 +23,7 @@ from ndbatch.remotes import n5_nodes
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.memory import MemoryVolume
+from ndbatch.remotes.n5 import DTYPES as N5_DTYPES
 from ndbatch.remotes.n5 import N5Volume
 from ndbatch.testing import VolumeSuite
 from ndbatch.testing.volumes import TICK, voxels
@@ -415,3 +417,22 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
     def list_directory(self, path: object) -> None:  # type: ignore[override]
         self.send_error(403)
+
+
+@pytest.mark.parametrize("dtype", N5_DTYPES)
+def test_round_trips(tmp_path: Path, dtype: str) -> None:
+    """Odd sizes at odd places, of voxel sizes that binary fractions do not hold, extremes of the type included."""
+    sizes = [(1, 1, 1), (7, 1, 13), (5, 17, 31)]
+    offsets = [(0, 0, 0), (1_000_003, -7, 12), (-1, 99_999_999, 3)]
+    limits: Any = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else np.finfo(dtype)
+    for number, (shape, offset) in enumerate(itertools.product(sizes, offsets)):
+        data = voxels(shape, dtype, seed=number)
+        data.flat[0], data.flat[-1] = limits.min, limits.max
+        url, size = f"{tmp_path}/{number}.n5", (0.29, 1 / 3, 1e-4)
+        facts = {"offset": offset, "voxel_size": size, "kind": "labels", "chunks": (4, 4, 4)}
+        volume = nb.create(url, shape=shape, dtype=dtype, **facts)
+        volume.write(volume.domain, data)
+        again = nb.open(url)
+        assert (again.shape, again.dtype, again.offset, again.kind) == (shape, np.dtype(dtype), offset, "labels")
+        assert again.voxel_size == pytest.approx(size)
+        assert np.array_equal(again[...], data)

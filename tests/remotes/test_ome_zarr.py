@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,10 +224,10 @@ def test_an_append_that_is_killed_can_be_repeated(
         volume.write(volume.domain, data)
         calls = itertools.count()
 
-        def killed(file: Path, document: Any, calls: Any = calls, failing: int = failing, whole: Any = whole) -> None:
+        def killed(*file: Any, calls: Any = calls, failing: int = failing, whole: Any = whole) -> None:
             if next(calls) == failing:
                 raise KeyboardInterrupt
-            whole(file, document)
+            whole(*file)
 
         monkeypatch.setattr(zarr_nodes, "write_json", killed)
         try:
@@ -344,3 +345,28 @@ def test_types_of_zarr_v2(tmp_path: Path, dtype: str, order: str) -> None:
     volume = nb.open(f"{tmp_path}/a.zarr")
     assert volume.dtype == np.dtype(dtype).newbyteorder("=")
     assert np.array_equal(volume[...], data)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
+@pytest.mark.parametrize("how", ["?ome=0.4", "?ome=0.5", "?format=zarr"])
+def test_round_trips(tmp_path: Path, dtype: str, how: str) -> None:
+    """Odd sizes at odd places, of voxel sizes that binary fractions do not hold, with two levels where there are any."""
+    offsets = [(0, 0, 0), (1_000_003, -7, 12), (-1, 99_999_999, 3)]
+    for number, (shape, offset) in enumerate(zip([(1, 1, 1), (7, 1, 13), (5, 17, 31)], offsets, strict=True)):
+        url, size = f"{tmp_path}/{number}.zarr{how}", (0.29, 1 / 3, 1e-4)
+        facts: dict[str, Any] = {"dtype": dtype, "kind": "labels", "chunks": (4, 4, 4)}
+        volume = nb.create(url, shape=shape, offset=offset, voxel_size=size, **facts)
+        made = [volume]
+        if "ome" in how:
+            start = [o // f for o, f in zip(offset, (1, 2, 3), strict=True)]
+            stop = [-(-(o + n) // f) for o, n, f in zip(offset, shape, (1, 2, 3), strict=True)]
+            coarse = {"offset": start, "shape": [b - a for a, b in zip(start, stop, strict=True)]}
+            made.append(nb.create(f"{url}&level=1", voxel_size=(0.29, 2 / 3, 3e-4), **coarse, **facts))
+        for level, one in enumerate(made):
+            data = (numbered(one.shape, "int64") * 37 % 251).astype(dtype)
+            one.write(one.domain, data)
+            again = nb.open(url, level=level) if level else nb.open(url)
+            assert again.spec == replace(one.spec, levels=len(made))
+            assert again.offset == (tuple(start) if level else offset)
+            assert again.voxel_size == pytest.approx((0.29, 2 / 3, 3e-4) if level else size)
+            assert np.array_equal(again[...], data)
