@@ -238,6 +238,13 @@ def _open(node: nodes.Node, address: Address) -> Any:
         raise RemoteError(
             f"{node.shown} holds label multisets, which are no voxels; export it as labels", url=address.url
         )
+    codec = str((node.document.get("compression") or {}).get("type", ""))
+    if codec not in COMPRESSIONS:
+        raise RemoteError(
+            f"{node.shown} is compressed with {codec or 'nothing that it names'}, which cannot be read here; convert it to "
+            f"one of {', '.join(COMPRESSIONS)}",
+            url=address.url,
+        )
     require_no_fork(address)
     spec = {
         "driver": "n5",

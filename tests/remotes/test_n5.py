@@ -158,6 +158,13 @@ def test_label_multisets_are_no_voxels(tmp_path: Path) -> None:
         nb.open(f"{tmp_path}/p.n5/cells")
 
 
+def test_a_codec_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    dataset(tmp_path / "l.n5", "s0", DATA, (4, 8, 8))
+    group(tmp_path / "l.n5", "s0", compression={"type": "lz4", "blockSize": 65536})
+    with pytest.raises(RemoteError, match="compressed with lz4, which cannot be read here"):
+        nb.open(f"{tmp_path}/l.n5")
+
+
 @pytest.mark.parametrize("where", ["group", "root", "datasets"])
 def test_n5_viewer(tmp_path: Path, where: str) -> None:
     """Scales and resolution of the channel's group, of the root, or of every dataset."""
