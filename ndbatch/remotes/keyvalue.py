@@ -13,6 +13,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ class KeyValue(ABC):
     def parent(self) -> KeyValue | None:
         """The folder above, or None at the top of a place."""
 
+    @property
+    def parents(self) -> Iterator[KeyValue]:
+        """The folders above, the nearest first."""
+        folder = self.parent
+        while folder is not None:
+            yield folder
+            folder = folder.parent
+
     @abstractmethod
     def read(self, key: str) -> bytes | None:
         """Return the bytes of `key`, None where it is absent. Raises Denied, Transient."""
@@ -85,7 +94,18 @@ class KeyValue(ABC):
 
     @abstractmethod
     def delete(self, prefix: str = "") -> None:
-        """Remove all below the folder `prefix`, what is directly in it first: half removed, it never looks whole."""
+        """Remove the bytes of this name, and all below the folder; nothing happens where there is none.
+
+        What is directly in the folder goes first, so that half removed it never looks whole. Raises Denied, Transient.
+        """
+
+    @abstractmethod
+    def missing(self) -> RemoteError | None:
+        """Return the error for a folder that is not there, with the nearest name; None where something is there."""
+
+    def require_writable(self) -> None:
+        """Raise Denied for a place that is read only, whoever asks."""
+        return  # unless the place says so
 
     @abstractmethod
     def etag(self, key: str) -> str:
@@ -184,16 +204,26 @@ class LocalFiles(KeyValue):
             raise self._error(error) from None
 
     def delete(self, prefix: str = "") -> None:
-        """Remove a folder: renamed first, so that a half-removed one never looks whole."""
+        """Remove a file, or a folder: renamed first, so that a half-removed one never looks whole."""
         path = self.path / prefix.rstrip("/")
         aside = path.with_name(f".{path.name}.deleted")
         try:
             shutil.rmtree(aside, ignore_errors=True)
-            if path.exists():
+            if path.is_dir() and not path.is_symlink():
                 os.rename(path, aside)
                 shutil.rmtree(aside)
+            else:
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise self._error(error) from None
+
+    def missing(self) -> RemoteError | None:
+        """Return the error of the operating system for this path, with the nearest name in its folder."""
+        try:
+            os.stat(self.path)
+        except OSError as error:
+            return file_error(error, replace(self.address, path=self.where))
+        return None
 
     def etag(self, key: str) -> str:
         """Return size and modification time of a file, in nanoseconds."""

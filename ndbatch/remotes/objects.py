@@ -6,6 +6,7 @@ environment, `?profile=`, ~/.aws, or the role of the machine; Google from its ap
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from collections.abc import Collection, Iterator
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ndbatch.errors import Denied, PlanError
+from ndbatch.errors import Denied, NotFound, PlanError, RemoteError, Transient
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.keyvalue import FILES, ZIPPED, KeyValue
 from ndbatch.remotes.listing import Entry, entries
@@ -72,7 +73,7 @@ class Objects(KeyValue):
 
     def write(self, key: str, data: bytes) -> None:
         """Store an object in one request; Denied for places that are read only."""
-        self._require_writable()
+        self.require_writable()
         try:
             self._store.write(key, data).result()
         except FAILURES as error:
@@ -93,20 +94,36 @@ class Objects(KeyValue):
         return any(True for _ in self.names(f"{key}/" if key else ""))
 
     def delete(self, prefix: str = "") -> None:
-        """Remove the objects directly in the folder, then all below it."""
+        """Remove an object, or the objects directly in a folder, then all below it."""
         import tensorstore
 
-        self._require_writable()
+        self.require_writable()
+        folder = f"{prefix.rstrip('/')}/" if prefix else ""
         try:
-            for name in list(self.names(prefix)):
+            if prefix and not prefix.endswith("/"):
+                self._store.write(prefix, None).result()
+            for name in list(self.names(folder)):
                 if not name.endswith("/"):
-                    self._store.write(f"{prefix}{name}", None).result()
-            whole = (
-                tensorstore.KvStore.KeyRange(prefix, f"{prefix[:-1]}0") if prefix else tensorstore.KvStore.KeyRange()
-            )
-            self._store.delete_range(whole).result()
+                    self._store.write(f"{folder}{name}", None).result()
+            whole = (folder, f"{folder[:-1]}0") if folder else ()  # "0" comes after "/"
+            self._store.delete_range(tensorstore.KvStore.KeyRange(*whole)).result()
         except FAILURES as error:
             raise translated(error, self.address, prefix or "the folder") from None
+
+    def missing(self) -> RemoteError | None:
+        """Return NotFound with the nearest name beside it; a web server without an index tells only that much."""
+        above = self.parent
+        try:
+            if self.exists():
+                return None
+            beside = [name.rstrip("/") for name in above.names()] if above is not None else []
+        except (NotFound, Transient) as error:
+            return error
+        except RemoteError:
+            beside = []
+        near = difflib.get_close_matches(self.name, beside, n=1, cutoff=0.7)
+        hint = f"; did you mean {above}/{near[0]}?" if near else ""
+        return NotFound(f"{self.where} does not exist{hint}", url=self.address.url)
 
     def etag(self, key: str) -> str:
         """Return the tag that the service gives the object: of its bytes in S3, of its generation in Google's."""
@@ -148,7 +165,8 @@ class Objects(KeyValue):
             found.update(self.etag(key).encode())
         return found.hexdigest()[:20]
 
-    def _require_writable(self) -> None:
+    def require_writable(self) -> None:
+        """Raise Denied for web servers and zip files."""
         if not self.writable:
             what = "a zip file" if self.base["driver"] == "zip" else "a web server"
             raise Denied(f"{self.where}: {what} is read only here; write to a folder or a bucket", url=self.address.url)

@@ -1,4 +1,4 @@
-"""Zarr arrays (v2 and v3) and OME-Zarr images (0.4 and 0.5) on the local file system; voxels through tensorstore.
+"""Zarr arrays (v2 and v3) and OME-Zarr images (0.4 and 0.5), on this machine or anywhere; voxels through tensorstore.
 
 `labels.zarr`, `zarr:///data/image.zarr?level=2`, `image.zarr/labels/nuclei`, `image.zarr/0`. Created volumes are OME-Zarr
 0.5 with one level at path `0` (0.4 inside a hierarchy of zarr v2), to which `?level=1`, `?level=2` ... append;
@@ -8,25 +8,23 @@ tensorstore writes it under a temporary name, brings it to the disk and renames 
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from ndbatch.errors import Conflict, Corrupt, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
-from ndbatch.remotes import ngff, zarr_nodes
+from ndbatch.remotes import keyvalue, ngff, zarr_nodes
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
-from ndbatch.remotes.files import file_error, is_there
+from ndbatch.remotes.keyvalue import KeyValue
 from ndbatch.remotes.pyramids import next_path, require_level
-from ndbatch.remotes.zarr_driver import FAILURES, array_metadata, open_array, require_no_fork, translated
+from ndbatch.remotes.tensor import FAILURES, require_no_fork, translated
+from ndbatch.remotes.zarr_driver import array_metadata, open_array
 
 OPTIONS = ("axes", "format", "level", "missing", "ome")
 VERSIONS = {"0.4": 2, "0.5": 3}
@@ -97,18 +95,14 @@ class ZarrVolume(Volume):
         cls.check_spec(address, spec)
         if address.count("level"):
             return cls._append(address, spec)
-        target, version = Path(address.path), _version(address)
+        target = keyvalue.place(address)
+        target.require_writable()
+        version = _version(address)
         if cls.exists(address):
             raise Conflict(f"{target} exists already; remove it or choose another url", url=address.url)
-        aside = target.with_name(f".{target.name}.new")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(aside, ignore_errors=True)
-            _write_metadata(aside, target, spec, version, address.option("format") == "zarr")
-            os.rename(aside, target)
-            _enroll(target, VERSIONS[version], address)
-        except OSError as error:
-            raise file_error(error, address) from None
+        with target.published() as folder:
+            _write_metadata(folder, target, spec, version, address.option("format") == "zarr")
+        _enroll(target, VERSIONS[version], address)
         return cls.open(address)
 
     @classmethod
@@ -127,15 +121,11 @@ class ZarrVolume(Volume):
         if VERSIONS[_version(address)] != place.keeper.format:
             raise PlanError(f"{address.url}: the image is zarr v{place.keeper.format}; leave ome out", option="ome")
         path = next_path(place.image.paths)
-        try:
-            zarr_nodes.add_array(
-                place.keeper, path, array_metadata(_as_stored(spec, finest._order), place.keeper.format)
-            )
-            keeper = finest._keeper()
-            attributes = ngff.with_level(keeper.attributes, finest.spec, spec, finest._order, path, address.path)
-            zarr_nodes.update_attributes(keeper, attributes)
-        except OSError as error:
-            raise file_error(error, address) from None
+        metadata = array_metadata(_as_stored(spec, finest._order), place.keeper.format)
+        zarr_nodes.add_array(place.keeper, path, metadata)
+        keeper = finest._keeper()
+        attributes = ngff.with_level(keeper.attributes, finest.spec, spec, finest._order, path, address.path)
+        zarr_nodes.update_attributes(keeper, attributes)
         return cls.open(address)
 
     @classmethod
@@ -146,25 +136,18 @@ class ZarrVolume(Volume):
                 return address.count("level") < cls.open(address.with_options(level="0")).levels
             except NotFound:
                 return False
-        path = Path(address.path)
-        try:
-            return is_there(address) and not (path.is_dir() and not any(path.iterdir()))
-        except OSError as error:
-            raise file_error(error, address) from None
+        return keyvalue.place(address).exists()
 
     @classmethod
     def delete(cls, address: Address) -> None:
         """Remove the whole node. Refuses a folder that is not zarr, and single levels."""
         if address.option("level"):
             raise PlanError(f"{address.url}: a single level cannot be removed; leave level out to remove all")
-        zarr_nodes.remove(Path(address.path), address)
+        zarr_nodes.remove(keyvalue.place(address), address)
 
     def version(self) -> str:
-        """Return a digest of metadata, folders and files; its limits are those of `zarr_nodes.digest`."""
-        try:
-            return zarr_nodes.digest(self._place.array.path, self._place.array.metadata)
-        except OSError as error:
-            raise file_error(error, self.address) from None
+        """Return a digest of metadata, folders and files; its limits are those of `KeyValue.digest`."""
+        return zarr_nodes.digest(self._place.array.path, self._place.array.metadata)
 
     def _read(self, box: Box) -> Array:
         require_no_fork(self.address)
@@ -176,6 +159,7 @@ class ZarrVolume(Volume):
 
     def _write(self, box: Box, data: Array) -> None:
         require_no_fork(self.address)
+        self._place.array.path.require_writable()
         region = self._handle[self._order.slices(box, self.offset)]
         try:
             # Never with can_reference_source_data_indefinitely: tensorstore 0.1.86 then takes chunks of four axes and more that
@@ -217,10 +201,7 @@ class ZarrVolume(Volume):
         attributes = {**keeper.attributes, ngff.OWN: {**keeper.attributes.get(ngff.OWN, {}), **plain}}
         if isinstance(shown, Mapping):
             attributes = ngff.with_display_settings(attributes, shown)
-        try:
-            zarr_nodes.update_attributes(keeper, attributes)
-        except OSError as error:
-            raise file_error(error, self.address) from None
+        zarr_nodes.update_attributes(keeper, attributes)
 
     def _keeper(self) -> zarr_nodes.Node:
         """Return the node that keeps the attributes, as it is on disk now."""
@@ -232,7 +213,7 @@ class ZarrVolume(Volume):
 
 def _locate(address: Address) -> _Place:
     """Follow an address to an array. NotFound says what is there instead."""
-    root = Path(address.path) / address.inside.lstrip("/")
+    root = keyvalue.place(address) / address.inside.strip("/")
     node = zarr_nodes.read_node(root, address)
     if node is None:
         raise _absent(root, address)
@@ -254,25 +235,21 @@ def _locate(address: Address) -> _Place:
 
 def _level_of(array: zarr_nodes.Node, address: Address) -> _Place:
     """Return an array as the level of the image above it that lists it, or as it is."""
-    for folder in list(array.path.parents)[:3]:
+    for folder in islice(array.path.parents, 3):
         node = zarr_nodes.read_node(folder, address)
         image = ngff.read_image(node.attributes, str(folder)) if node is not None and not node.is_array else None
-        relative = array.path.relative_to(folder).as_posix()
+        relative = str(array.path).removeprefix(f"{folder}/")
         if node is not None and image is not None and relative in image.paths:
             return _Place(array, node, image, image.paths.index(relative))
     return _Place(array, array, None, 0)
 
 
-def _absent(root: Path, address: Address) -> RemoteError:
-    try:
-        root.stat()
-    except OSError as error:
-        return file_error(error, address)
-    return _no_array(root, address)
+def _absent(root: KeyValue, address: Address) -> RemoteError:
+    return root.missing() or _no_array(root, address)
 
 
-def _no_array(root: Path, address: Address) -> NotFound:
-    found = list(islice(zarr_nodes.inside(root), zarr_nodes.LISTED)) if root.is_dir() else []
+def _no_array(root: KeyValue, address: Address) -> NotFound:
+    found = list(islice(zarr_nodes.inside(root), zarr_nodes.LISTED))
     if not found:
         return NotFound(f"{root} holds no zarr array", url=address.url)
     return NotFound(
@@ -326,7 +303,7 @@ def _as_stored(spec: ArraySpec, order: AxisOrder) -> ArraySpec:
 
 def _version(address: Address) -> str:
     """Return the version of OME-Zarr to write: as asked for, or that of the hierarchy around it."""
-    path = Path(address.path)
+    path = keyvalue.place(address)
     for folder in reversed([*zarr_nodes.enclosing(path), *([path] if address.count("level") else [])]):
         node = zarr_nodes.read_node(folder, address)
         if node is not None:
@@ -335,7 +312,7 @@ def _version(address: Address) -> str:
     return address.option("ome", "0.5")
 
 
-def _write_metadata(folder: Path, target: Path, spec: ArraySpec, version: str, plain: bool) -> None:
+def _write_metadata(folder: KeyValue, target: KeyValue, spec: ArraySpec, version: str, plain: bool) -> None:
     """Write into `folder` what will be renamed to `target`."""
     form = VERSIONS[version]
     metadata = array_metadata(spec, form)
@@ -344,11 +321,15 @@ def _write_metadata(folder: Path, target: Path, spec: ArraySpec, version: str, p
         zarr_nodes.write_array(folder, form, metadata, {ngff.OWN: own})
         return
     zarr_nodes.write_array(folder / "0", form, metadata, {})
-    source = "../../" if target.parent.name == "labels" and zarr_nodes.enclosing(target) else ""
+    source = (
+        "../../"
+        if target.parent is not None and target.parent.name == "labels" and zarr_nodes.enclosing(target)
+        else ""
+    )
     zarr_nodes.write_group(folder, form, ngff.write_image(spec, version, target.name.partition(".")[0], source))
 
 
-def _enroll(path: Path, zarr_format: int, address: Address) -> None:
+def _enroll(path: KeyValue, zarr_format: int, address: Address) -> None:
     """Make the folders around a new node groups, and add a label image to the list of its image."""
     zarr_nodes.forget_copies(path)
     for folder in zarr_nodes.enclosing(path):
@@ -356,5 +337,5 @@ def _enroll(path: Path, zarr_format: int, address: Address) -> None:
         if node is None:
             zarr_nodes.write_group(folder, zarr_format, {})
             node = zarr_nodes.read_node(folder, address)
-        if node is not None and folder == path.parent and folder.name == "labels":
+        if node is not None and str(folder) == str(path.parent) and folder.name == "labels":
             zarr_nodes.update_attributes(node, ngff.with_label(node.attributes, [path.name], node.format))

@@ -56,13 +56,14 @@ def test_a_place_along_time_and_channels(url: str) -> None:
 
 
 def test_a_channel_by_its_name(tmp_path: Path) -> None:
+    from ndbatch.remotes.keyvalue import place
     from ndbatch.remotes.zarr_nodes import read_node, update_attributes
 
     path = tmp_path / "named.zarr"
     nb.create(str(path), shape=(3, 4, 5, 6), dtype="uint8", axes="czyx").write(
         Box((1, 0, 0, 0), (2, 4, 5, 6)), np.ones((1, 4, 5, 6), "uint8")
     )
-    node = read_node(path, parse(str(path)))
+    node = read_node(place(parse(str(path))), parse(str(path)))
     assert node is not None
     shown = {"channels": [{"label": "DAPI"}, {"label": "GFP"}, {"label": "far red"}]}
     update_attributes(node, {**node.attributes, "ome": {**node.attributes["ome"], "omero": shown}})

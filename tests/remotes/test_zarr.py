@@ -18,6 +18,7 @@ from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, Remot
 from ndbatch.remotes import zarr_nodes
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
+from ndbatch.remotes.keyvalue import KeyValue
 from ndbatch.remotes.zarr import ZarrVolume
 from tests.remotes.conftest import script, unprivileged
 
@@ -284,16 +285,16 @@ def test_the_same_voxels_are_the_same_bytes(tmp_path: Path, image: Array) -> Non
 
 
 def test_a_killed_create_leaves_nothing_that_looks_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[Path] = []
+    written: list[str] = []
     whole = zarr_nodes.write_json
 
     for failing in range(2):
 
-        def killed(path: Path, document: Any, failing: int = failing) -> None:
+        def killed(folder: KeyValue, name: str, document: Any, failing: int = failing) -> None:
             if len(written) == failing:
                 raise KeyboardInterrupt
-            written.append(path)
-            whole(path, document)
+            written.append(name)
+            whole(folder, name, document)
 
         monkeypatch.setattr(zarr_nodes, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
