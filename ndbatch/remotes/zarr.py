@@ -23,7 +23,7 @@ from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
 from ndbatch.remotes.keyvalue import KeyValue
 from ndbatch.remotes.pyramids import next_path, require_level
-from ndbatch.remotes.tensor import FAILURES, require_no_fork, translated
+from ndbatch.remotes.tensor import FAILURES, read, require_no_fork, translated
 from ndbatch.remotes.zarr_driver import array_metadata, open_array
 
 OPTIONS = ("axes", "format", "level", "missing", "ome")
@@ -95,7 +95,7 @@ class ZarrVolume(Volume):
         cls.check_spec(address, spec)
         if address.count("level"):
             return cls._append(address, spec)
-        target = keyvalue.place(address)
+        target = _folder(address)
         target.require_writable()
         version = _version(address)
         if cls.exists(address):
@@ -136,14 +136,14 @@ class ZarrVolume(Volume):
                 return address.count("level") < cls.open(address.with_options(level="0")).levels
             except NotFound:
                 return False
-        return keyvalue.place(address).exists()
+        return _folder(address).exists()
 
     @classmethod
     def delete(cls, address: Address) -> None:
         """Remove the whole node. Refuses a folder that is not zarr, and single levels."""
         if address.option("level"):
             raise PlanError(f"{address.url}: a single level cannot be removed; leave level out to remove all")
-        zarr_nodes.remove(keyvalue.place(address), address)
+        zarr_nodes.remove(_folder(address), address)
 
     def version(self) -> str:
         """Return a digest of metadata, folders and files; its limits are those of `KeyValue.digest`."""
@@ -152,7 +152,7 @@ class ZarrVolume(Volume):
     def _read(self, box: Box) -> Array:
         require_no_fork(self.address)
         try:
-            data = self._handle[self._order.slices(box, self.offset)].read(order="C").result()
+            data = read(self._handle[self._order.slices(box, self.offset)])
         except FAILURES as error:
             raise translated(error, self.address, f"the box {box.describe(self.axes)}") from None
         return np.ascontiguousarray(self._order.array_from_stored(np.asarray(data)), dtype=self.dtype)
@@ -211,9 +211,15 @@ class ZarrVolume(Volume):
         return node
 
 
+def _folder(address: Address) -> KeyValue:
+    """Return the folder that an address names, that inside a hierarchy (`image.zarr::/raw`) included."""
+    root = keyvalue.place(address)
+    return root / address.inside if address.inside.strip("/") else root
+
+
 def _locate(address: Address) -> _Place:
     """Follow an address to an array. NotFound says what is there instead."""
-    root = keyvalue.place(address) / address.inside.strip("/")
+    root = _folder(address)
     node = zarr_nodes.read_node(root, address)
     if node is None:
         raise _absent(root, address)
@@ -303,7 +309,7 @@ def _as_stored(spec: ArraySpec, order: AxisOrder) -> ArraySpec:
 
 def _version(address: Address) -> str:
     """Return the version of OME-Zarr to write: as asked for, or that of the hierarchy around it."""
-    path = keyvalue.place(address)
+    path = _folder(address)
     for folder in reversed([*zarr_nodes.enclosing(path), *([path] if address.count("level") else [])]):
         node = zarr_nodes.read_node(folder, address)
         if node is not None:

@@ -19,7 +19,9 @@ from ngff_zarr.validate import validate
 import ndbatch as nb
 from ndbatch.errors import PlanError, RemoteError
 from ndbatch.remotes import zarr_nodes
+from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array, Volume
+from ndbatch.remotes.registry import store_class
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # ome-zarr uses what it deprecates while it is imported
@@ -370,3 +372,19 @@ def test_round_trips(tmp_path: Path, dtype: str, how: str) -> None:
             assert again.offset == (tuple(start) if level else offset)
             assert again.voxel_size == pytest.approx((0.29, 2 / 3, 3e-4) if level else size)
             assert np.array_equal(again[...], data)
+
+
+def test_inside_a_hierarchy(tmp_path: Path) -> None:
+    """What `::` leads to is made and removed alone; so too by a path, and again with the other."""
+    one, two = f"{tmp_path}/a.zarr::/raw/em", f"{tmp_path}/a.zarr/raw/seg"
+    for url, shape in ((one, (4, 6)), (two, (8, 10))):
+        nb.create(url, shape=shape)
+    nb.create(one, shape=(5, 7), overwrite=True)
+    assert nb.open(f"{tmp_path}/a.zarr/raw/em").shape == (5, 7)
+    nb.create(f"{one}?level=1", shape=(3, 4))
+    assert nb.open(f"{tmp_path}/a.zarr::/raw/em").levels == 2
+    store = store_class("zarr")
+    store.delete(parse(one))
+    assert not store.exists(parse(one))
+    assert nb.open(f"{tmp_path}/a.zarr::/raw/seg").shape == (8, 10)
+    assert list(zarr.open_group(f"{tmp_path}/a.zarr", mode="r")["raw"]) == ["seg"]
