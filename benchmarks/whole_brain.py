@@ -62,10 +62,12 @@ def watched(command: Sequence[str | Path]) -> Cost:
 
 
 def _resident(process: psutil.Process) -> int:
+    """Return the memory of a process and its children. A page that several share counts once, where the system tells."""
     total = 0
     try:
         for one in [process, *process.children(recursive=True)]:
-            total += one.memory_info().rss
+            known = one.memory_full_info()
+            total += getattr(known, "pss", known.rss)
     except psutil.Error:
         pass
     return total

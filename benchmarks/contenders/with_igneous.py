@@ -22,28 +22,32 @@ def main() -> None:
     if work == "precomputed":
         source = f"file://{folder}/image.precomputed"
         queue.insert(
-            tasks.create_transfer_tasks(source, out, chunk_size=(64, 64, 64), skip_downsamples=True, compress=False)
+            tasks.create_transfer_tasks(
+                source, out, chunk_size=(64, 64, 64), skip_downsamples=True, compress=False, fill_missing=True
+            )
         )
         queue.execute()
     elif work == "components":
         source = f"file://{folder}/mask.precomputed"
-        queue.insert(tasks.create_ccl_face_tasks(source, mip=0, shape=(256, 256, 256)))
+        queue.insert(tasks.create_ccl_face_tasks(source, mip=0, shape=(256, 256, 256), fill_missing=True))
         queue.execute()
-        queue.insert(tasks.create_ccl_equivalence_tasks(source, mip=0, shape=(256, 256, 256)))
+        queue.insert(tasks.create_ccl_equivalence_tasks(source, mip=0, shape=(256, 256, 256), fill_missing=True))
         queue.execute()
         import igneous.tasks.image.ccl as ccl
 
         ccl.create_relabeling(source, 0, (256, 256, 256))
         queue.insert(
             tasks.create_ccl_relabel_tasks(
-                source, out, mip=0, shape=(256, 256, 256), chunk_size=(128, 128, 128), encoding="raw"
+                source, out, mip=0, shape=(256, 256, 256), chunk_size=(128, 128, 128), encoding="raw", fill_missing=True
             )
         )
         queue.execute()
     else:
         name = "image64" if work == "image-pyramid" else "labels64"
         source = f"file://{folder}/{name}.precomputed"
-        queue.insert(tasks.create_downsampling_tasks(source, num_mips=3, factor=(2, 2, 2), compress=False))
+        queue.insert(
+            tasks.create_downsampling_tasks(source, num_mips=3, factor=(2, 2, 2), compress=False, fill_missing=True)
+        )
         queue.execute()
     print(time.perf_counter() - begun)
 

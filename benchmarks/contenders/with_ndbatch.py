@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ndbatch.remotes.zarr
+import ndbatch.steps.downsample  # noqa: F401  (peers import what they need before the clock starts, too)
 from ndbatch.config.load import from_mapping
 from ndbatch.runner import run
 

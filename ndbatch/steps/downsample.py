@@ -15,7 +15,7 @@ from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
 from ndbatch.steps.cast import cast
-from ndbatch.steps.pooling import Pooling, pool, working_bytes
+from ndbatch.steps.pooling import Pooling, pool
 
 Factor = Annotated[int, Field(ge=1)]
 Factors = dict[Literal["t", "c", "z", "y", "x"], Factor]
@@ -109,7 +109,6 @@ def pooling(
     return Pooled(
         arrays={"output": replace(info, domain=domain, voxel_size=size, dtype=dtype or info.dtype)},
         scale=factors,
-        working_bytes=working_bytes(info.dtype, method),
         method=method,
         name=name,
     )

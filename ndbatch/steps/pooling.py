@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from ndbatch.steps.base import Patch
 
 Pooling = Literal["mean", "mode", "median", "min", "max", "stride"]
 """How a window becomes one voxel."""
+
+SLAB = 1 << 20
+"""Bytes pooled at a time."""
 
 
 def pool(patch: Patch, box: Box, factors: Shape, method: Pooling) -> Array:
@@ -36,8 +39,16 @@ def pool(patch: Patch, box: Box, factors: Shape, method: Pooling) -> Array:
     for runs in itertools.product(*(_runs(*axis) for axis in ends)):
         out = tuple(slice(c.start - a, c.stop - a) for (_, c, _), a in zip(runs, box.start, strict=True))
         source = tuple(slice(f.start - a, f.stop - a) for (f, _, _), a in zip(runs, patch.box.start, strict=True))
-        result[out] = _whole_windows(patch.data[source], tuple(width for _, _, width in runs), method)
+        _fill(result[out], patch.data[source], tuple(width for _, _, width in runs), method)
     return result
+
+
+def _fill(result: Array, data: Array, widths: Shape, method: Pooling) -> None:
+    """Pool `data` into `result`, as much of the first axis at a time as stays in the processor's cache."""
+    depth = max(1, SLAB * len(result) // max(1, data.nbytes))
+    for first in range(0, len(result), depth):
+        part = data[first * widths[0] : (first + depth) * widths[0]]
+        result[first : first + depth] = _whole_windows(part, widths, method)
 
 
 def _runs(start: int, stop: int, factor: int, first: int, end: int) -> Iterator[tuple[slice, slice, int]]:
@@ -49,12 +60,6 @@ def _runs(start: int, stop: int, factor: int, first: int, end: int) -> Iterator[
     for a, b in itertools.pairwise(cuts):
         low, high = max(a * factor, first), min(b * factor, end)
         yield slice(low, high), slice(a, b), (high - low) // (b - a)
-
-
-def working_bytes(dtype: np.dtype[Any], method: Pooling) -> float:
-    """Return what pooling takes beyond its input and result, in bytes a voxel of the input."""
-    copied = dtype.itemsize if method == "mode" else 8 if method == "mean" and dtype.kind == "f" else 0
-    return float(copied + dtype.itemsize)
 
 
 def _whole_windows(data: Array, widths: Shape, method: Pooling) -> Array:
