@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from ndbatch.errors import Conflict, Corrupt, NotFound, PlanError, RemoteError
+from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
 from ndbatch.remotes import precomputed_info as model
 from ndbatch.remotes.address import Address
@@ -141,6 +141,8 @@ class PrecomputedVolume(Volume):
 
     def _write(self, box: Box, data: Array) -> None:
         require_no_fork(self.address)
+        if not self._layer.writable:
+            raise Denied(f"{self.url} can be read there, not written; write to a folder or a bucket", url=self.url)
         if self._info.scales[self.spec.level].sharding and self.spec.shards is None:
             raise RemoteError(
                 f"{self.url} can be read, not written: a hash scatters the chunks of its shards over the volume, so that every "

@@ -54,12 +54,13 @@ def suffixes(layer: KeyValue, scale: Scale) -> tuple[str, ...]:
             return ()  # nothing was written yet, or reading will tell why not
         return tuple(ending for ending in SUFFIXES if any(name.endswith(ending) for name in names))
     places = dict.fromkeys([tuple(n // 2 for n in scale.grid), *product(*((0, n - 1) for n in scale.grid))])
-    keys = [chunk_key(scale, place) for place in islice(places, PROBED)]
-    asked = [(key, ending) for key in keys for ending in ("", *SUFFIXES)]
-    with ThreadPoolExecutor(FETCHES) as pool:
-        there = pool.map(lambda name: bool(folder.etag("".join(name))), asked)
-        found = {ending for (_, ending), is_there in zip(asked, there, strict=True) if is_there}
-    return tuple(ending for ending in SUFFIXES if ending in found)
+    with ThreadPoolExecutor(1 + len(SUFFIXES)) as pool:
+        for place in islice(places, PROBED):
+            key = chunk_key(scale, place)
+            there = list(pool.map(lambda ending, key=key: bool(folder.etag(key + ending)), ("", *SUFFIXES)))
+            if any(there):
+                return tuple(ending for ending, found in zip(("", *SUFFIXES), there, strict=True) if ending and found)
+    return ()
 
 
 def chunk_box(scale: Scale, place: Sequence[int]) -> Box:
