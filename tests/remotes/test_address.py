@@ -122,7 +122,7 @@ def test_schemes_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> No
         assert registry.store_class("zarr").scheme == "zarr"
         with pytest.raises(PlanError, match=r"unknown scheme zar://; did you mean zarr://\?"):
             registry.store_class("zar")
-        with pytest.raises(PlanError, match="known: .*memory.*twin, zarr"):
+        with pytest.raises(PlanError, match=r"known: .*memory.*twin, zarr"):
             registry.store_class("gopher")
     finally:
         registry.schemes.cache_clear()
