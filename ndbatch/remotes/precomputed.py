@@ -30,7 +30,7 @@ from ndbatch.remotes.precomputed_encodings import TENSORSTORE, encoding_of, requ
 from ndbatch.remotes.precomputed_info import Info
 from ndbatch.remotes.precomputed_provenance import with_run
 from ndbatch.remotes.pyramids import require_level
-from ndbatch.remotes.tensor import FAILURES, context, require_no_fork, translated
+from ndbatch.remotes.tensor import FAILURES, context, read, require_no_fork, translated
 
 LOOKED_AT = 20
 """Folders that are looked into for layers where there is none."""
@@ -217,7 +217,7 @@ class _TensorstoreVoxels:
 
     def read(self, region: tuple[slice, ...]) -> Array:
         """Return the voxels of `region`, x, y, z, c."""
-        return np.asarray(self._handle[region].read(order="F").result())
+        return read(self._handle[region], order="F")
 
     def write(self, region: tuple[slice, ...], data: Array) -> None:
         """Store `data` in `region`.
