@@ -65,11 +65,18 @@ class Objects(KeyValue):
 
     def read(self, key: str) -> bytes | None:
         """Return the bytes of an object, None where there is none."""
+        found = self._fetch(key)
+        return bytes(found.value) if found is not None else None
+
+    def _fetch(self, key: str, **options: Any) -> Any:
+        """Return what tensorstore reads of an object, None where there is none: some servers send on from a folder's name."""
         try:
-            found = self._store.read(key).result()
+            found = self._store.read(key, **options).result()
         except FAILURES as error:
+            if self.base["driver"] == "http" and "HTTP code 30" in str(error):
+                return None
             raise translated(error, self.address, key) from None
-        return bytes(found.value) if found.state == "value" else None
+        return found if found.state == "value" else None
 
     def write(self, key: str, data: bytes) -> None:
         """Store an object in one request; Denied for places that are read only."""
@@ -127,13 +134,8 @@ class Objects(KeyValue):
 
     def etag(self, key: str) -> str:
         """Return the tag that the service gives the object: of its bytes in S3, of its generation in Google's."""
-        try:
-            found = self._store.read(key, byte_range=slice(0, 0)).result()
-        except FAILURES as error:
-            raise translated(error, self.address, key) from None
-        if found.state == "missing":
-            return ""
-        return bytes(found.stamp.generation).hex() or "there"
+        found = self._fetch(key, byte_range=slice(0, 0))
+        return "" if found is None else bytes(found.stamp.generation).hex() or "there"
 
     def digest(self, ignored: Collection[str] = ()) -> str:
         """Hold name, size and time of the first 20 000 objects, in 2000 requests at most, and tags of the newest.

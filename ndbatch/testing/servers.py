@@ -1,0 +1,110 @@
+"""Servers on loopback for tests of volumes elsewhere: S3 as moto serves it, and static files over HTTP with ranges."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+from unittest import mock
+
+RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "loopback-only", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@contextmanager
+def s3_server(*buckets: str) -> Iterator[str]:
+    """Serve S3 with `buckets` on a free port, and yield its endpoint, `http://127.0.0.1:PORT`.
+
+    While it runs, the environment of this process (and of those it starts) names the endpoint and keys, and no profile.
+    """
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    endpoint = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    with mock.patch.dict(os.environ, {**kept, **KEYS, "AWS_ENDPOINT_URL": endpoint}, clear=True):
+        client = s3_client(endpoint)
+        for bucket in buckets:
+            client.create_bucket(Bucket=bucket)
+        try:
+            yield endpoint
+        finally:
+            server.stop()
+
+
+def s3_client(endpoint: str) -> Any:
+    """Return a boto3 client of a server that `s3_server` started."""
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=KEYS["AWS_DEFAULT_REGION"],
+        aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+class _Files(SimpleHTTPRequestHandler):
+    """Static files, parts of them where a range is asked for, and an index page for a folder unless told not to."""
+
+    def __init__(self, *arguments: Any, index: bool, asked: list[str], **options: Any) -> None:
+        self.index, self.asked = index, asked
+        super().__init__(*arguments, **options)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+    def list_directory(self, path: str | os.PathLike[str]) -> BytesIO | None:
+        """Give an index page, or refuse as many servers do."""
+        if self.index:
+            return super().list_directory(path)
+        self.send_error(403)
+        return None
+
+    def send_head(self) -> BytesIO | IO[bytes] | None:  # type: ignore[override]
+        """Answer a request for a part of a file with that part; any other as a plain server does."""
+        wanted, path = RANGE.fullmatch(self.headers.get("Range", "")), Path(self.translate_path(self.path))
+        self.asked.append(f"{self.command} {self.path} {self.headers.get('Range', '')}".rstrip())
+        if wanted is None or not path.is_file():
+            return super().send_head()
+        data = path.read_bytes()
+        first = int(wanted[1]) if wanted[1] else max(0, len(data) - int(wanted[2]))
+        last = min(int(wanted[2]), len(data) - 1) if wanted[1] and wanted[2] else len(data) - 1
+        if first > last:
+            self.send_error(416)
+            return None
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.end_headers()
+        return BytesIO(data[first : last + 1])
+
+
+@contextmanager
+def file_server(folder: Path, index: bool = True) -> Iterator[tuple[str, list[str]]]:
+    """Serve the files below `folder` on a free port; yield the address and a list that every request is added to.
+
+    Without `index` a folder has no page that lists it.
+    """
+    asked: list[str] = []
+    handler = partial(_Files, directory=str(folder), index=index, asked=asked)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
