@@ -37,7 +37,7 @@ class Objects(KeyValue):
 
     def spec(self) -> dict[str, Any]:
         """Return the kvstore JSON of this folder; for S3 it names the kind of credentials, not the credentials."""
-        return {**self.base, "path": f"{self.path}/" if self.path else ""}
+        return {**self.base, "path": f"{self.path}/" if self.path or self.base["driver"] == "http" else ""}
 
     def child(self, name: str) -> Objects:
         """Return the folder `name` below this one."""
@@ -199,7 +199,7 @@ def _service(address: Address, url: str) -> tuple[dict[str, Any], str]:
     host, _, path = url.partition("://")[2].partition("/")
     driver = DRIVERS[address.place]
     if driver == "http":
-        return {"driver": driver, "base_url": f"{address.place}://{host}"}, f"/{path}"
+        return {"driver": driver, "base_url": f"{address.place}://{host}"}, f"/{path}".rstrip("/")
     if driver == "gcs":
         return {"driver": driver, "bucket": host}, path
     spec: dict[str, Any] = {"driver": driver, "bucket": host, "aws_credentials": credentials(address)}
