@@ -1,13 +1,14 @@
-"""The tables of docs/configuration.md, written from the model: `python -m ndbatch.config.reference docs/configuration.md`.
+"""The tables of the documents, written from the models: `python -m ndbatch.config.reference docs/configuration.md`.
 
-A table stands between `<!-- NAME -->` and `<!-- end -->`; everything else in the file is prose and stays as it is.
+A table stands between `<!-- NAME -->` and `<!-- end -->`; everything else in the file is prose and stays as it is. Names are
+those of the sections, `steps` for all steps, `step KIND` for the keys of one.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -25,13 +26,10 @@ _MODELS: dict[str, type[BaseModel]] = {
 }  # fmt: skip
 
 
-def filled(text: str) -> str:
-    """Return `text` with every table written anew; KeyError for a marker that names none."""
-    return _PLACE.sub(lambda match: f"<!-- {match[1]} -->\n{_table(match[1])}<!-- end -->", text)
-
-
-def _table(name: str) -> str:
-    """Return the Markdown that belongs between the markers of `name`."""
+def table(name: str) -> str:
+    """Return the Markdown that belongs between the markers of `name`; KeyError where it names none."""
+    if name.startswith("step "):
+        return "\n" + _keys(step_class(name.removeprefix("step "))) + "\n"
     if name == "steps":
         return (
             "".join(
@@ -41,6 +39,11 @@ def _table(name: str) -> str:
             + "\n"
         )
     return "\n" + _keys(_MODELS[name]) + "\n"
+
+
+def filled(text: str, made: Callable[[str], str] = table) -> str:
+    """Return `text` with what stands between markers `made` anew from the markers' name."""
+    return _PLACE.sub(lambda match: f"<!-- {match[1]} -->\n{made(match[1])}<!-- end -->", text)
 
 
 def _keys(model: type[BaseModel]) -> str:
