@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# Peers import what they need before the clock starts, too.
-import ndbatch.executors.local
-import ndbatch.remotes.zarr
-import ndbatch.steps.components
-import ndbatch.steps.downsample
-import ndbatch.steps.filter
-import tensorstore  # noqa: F401
 from ndbatch.config.load import from_mapping
 from ndbatch.runner import run
+
+for _module in ("remotes.zarr", "steps.components", "steps.downsample", "steps.filter", "executors.local"):
+    import_module(f"ndbatch.{_module}")  # peers import what they need before the clock starts, too
+import_module("tensorstore")
 
 
 def configuration(work: str, folder: Path) -> dict[str, Any]:
