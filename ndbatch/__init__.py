@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from ndbatch.geometry import Box
     from ndbatch.mapping import map_blocks
     from ndbatch.plan.make import make_plan
-    from ndbatch.remotes.api import create, open
+    from ndbatch.remotes.api import create
     from ndbatch.remotes.base import Kind, Volume
     from ndbatch.remotes.lazy import store
+    from ndbatch.remotes.remote import Remote, connect, open
     from ndbatch.runner import Result, run
     from ndbatch.trial import try_region
     from ndbatch.verify import check
@@ -29,14 +30,16 @@ _HOMES = {
     "Config": "ndbatch.config.model",
     "Kind": "ndbatch.remotes.base",
     "NdbatchError": "ndbatch.errors",
+    "Remote": "ndbatch.remotes.remote",
     "Result": "ndbatch.runner",
     "Volume": "ndbatch.remotes.base",
     "check": "ndbatch.verify",
+    "connect": "ndbatch.remotes.remote",
     "create": "ndbatch.remotes.api",
     "load": "ndbatch.config.load",
     "make_plan": "ndbatch.plan.make",
     "map_blocks": "ndbatch.mapping",
-    "open": "ndbatch.remotes.api",
+    "open": "ndbatch.remotes.remote",
     "run": "ndbatch.runner",
     "store": "ndbatch.remotes.lazy",
     "try_region": "ndbatch.trial",
@@ -47,10 +50,12 @@ __all__ = [
     "Config",
     "Kind",
     "NdbatchError",
+    "Remote",
     "Result",
     "Volume",
     "__version__",
     "check",
+    "connect",
     "create",
     "load",
     "make_plan",

@@ -105,10 +105,11 @@ def place_of(path: str) -> str:
     return PLACES.get(start.lower(), "file") if separator else "file"
 
 
-def parse(url: str, base: Path | None = None) -> Address:
+def parse(url: str, base: Path | None = None, folder: bool = False) -> Address:
     """Return the address that `url` names; relative paths are taken from the folder `base` (or stay as they are).
 
-    Raises PlanError where no scheme is given and the ending tells none, and for a URL that holds a secret.
+    Raises PlanError where no scheme is given and the ending tells none (unless it may be a `folder`, whose address has no
+    scheme), and for a URL that holds a secret.
     """
     text, _, query = url.partition("?")
     options = tuple(sorted(parse_qsl(query, keep_blank_values=True)))
@@ -124,14 +125,14 @@ def parse(url: str, base: Path | None = None) -> Address:
         raise PlanError(
             f"{url!r} names no file and no volume; write a path such as image.tif or zarr:///data/image.zarr"
         )
-    if not scheme:
+    if not scheme and not folder:
         raise PlanError(
             f"{url!r}: cannot tell the format from the ending; use one of {', '.join(ENDINGS)}, or write the scheme, "
             f"such as zarr://{path}"
         )
     if place_of(path) != "file":
         path = _tidy(path)
-    elif scheme in {*ENDINGS.values(), *FOLDERS}:
+    elif not scheme or scheme in {*ENDINGS.values(), *FOLDERS}:
         path = local_path(path, base)
     if colons and inside and not inside.startswith("/"):
         inside = "/" + inside

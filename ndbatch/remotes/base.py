@@ -108,6 +108,8 @@ class Volume(ABC):
 
     scheme: ClassVar[str]
     abilities: ClassVar[Abilities] = Abilities()
+    marks: ClassVar[tuple[str, ...]] = ()
+    """Files that stand at the top of every folder of this format, any one of which tells it; () for formats of one file."""
 
     def __init__(self, address: Address, spec: ArraySpec) -> None:
         self.address = address
@@ -245,6 +247,11 @@ class Volume(ABC):
     def channels(self) -> tuple[str, ...]:
         """Names of the places along the axis c, in order; () where the store knows none."""
         return ()
+
+    @property
+    def encoding(self) -> str:
+        """How chunks are packed, in the words of the format, such as `blosc zstd`; empty where the store does not say."""
+        return ""
 
     @property
     def reading_bytes(self) -> float:

@@ -7,7 +7,7 @@ import errno
 import os
 from pathlib import Path
 
-from ndbatch.errors import Corrupt, Denied, NotFound, RemoteError, Transient
+from ndbatch.errors import Corrupt, Denied, NotFound, PlanError, RemoteError, Transient
 from ndbatch.remotes.address import Address
 
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -20,6 +20,7 @@ def require_file(address: Address, format_name: str) -> Path:
 
     Raises NotFound (with the nearest name in its folder), Denied, or Corrupt for an empty one.
     """
+    _require_local(address)
     path = Path(address.path)
     try:
         if path.is_dir():
@@ -33,6 +34,7 @@ def require_file(address: Address, format_name: str) -> Path:
 
 def is_there(address: Address) -> bool:
     """Return whether anything is at the path; Denied where that cannot be seen."""
+    _require_local(address)
     try:
         os.stat(address.path)
     except (FileNotFoundError, NotADirectoryError):
@@ -79,6 +81,15 @@ def file_error(error: OSError, address: Address) -> RemoteError:
     if number in _PASSING:
         return Transient(f"{path}: {reason}", url=address.url)
     return RemoteError(f"{path}: {reason}", url=address.url)
+
+
+def _require_local(address: Address) -> None:
+    """Raise PlanError for a file elsewhere: formats of one file need a disk to seek in."""
+    if address.place != "file":
+        raise PlanError(
+            f"{address.url}: a file of the format {address.scheme} is read and written on this machine only; copy the file "
+            "here first, or keep the volume as zarr, n5 or precomputed there"
+        )
 
 
 def _nearest(path: Path) -> str:

@@ -118,6 +118,10 @@ class KeyValue(ABC):
         Files named in `ignored` do not count. What a place cannot see is said where it is implemented.
         """
 
+    @abstractmethod
+    def stored_bytes(self) -> int | None:
+        """Return the bytes of all files below; None where that would take long (more than 20 000 files) or cannot be known."""
+
     @contextmanager
     def published(self) -> Iterator[KeyValue]:
         """Give a folder to write into that becomes this one at the end: at once on this machine, elsewhere as written.
@@ -260,6 +264,21 @@ class LocalFiles(KeyValue):
         except OSError as error:
             raise self._error(error) from None
         return found.hexdigest()[:20]
+
+    def stored_bytes(self) -> int | None:
+        """Return the bytes of all files below, or of this file; None beyond 20 000 files."""
+        size, files = 0, 0
+        try:
+            if self.path.is_file():
+                return self.path.stat().st_size
+            for folder, _, leaves in os.walk(self.path):
+                size += sum(os.stat(os.path.join(folder, leaf)).st_size for leaf in leaves)
+                files += len(leaves)
+                if files > FILES:
+                    return None
+        except OSError as error:
+            raise self._error(error) from None
+        return size
 
     @contextmanager
     def published(self) -> Iterator[LocalFiles]:

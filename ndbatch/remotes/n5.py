@@ -60,6 +60,7 @@ class N5Volume(Volume):
     """One N5 dataset, alone or as a level of a group."""
 
     scheme = "n5"
+    marks = (nodes.ATTRIBUTES,)
     abilities: ClassVar[Abilities] = Abilities(levels=True)
 
     def __init__(self, address: Address, spec: ArraySpec, place: _Place, handle: Any) -> None:

@@ -147,25 +147,36 @@ class Objects(KeyValue):
             return _file_tag(self.base["base"], self.address)
         if self.base["driver"] == "http":
             return ""
-        found, newest = hashlib.sha256(), (0.0, [""])
-        waiting, files, asked = [""], 0, 0
-        while waiting and files <= FILES and asked < LISTINGS:
+        files, _ = self._all()
+        counted = {key: entry for key, entry in files.items() if entry.name not in ignored}
+        found = hashlib.sha256("\n".join(f"{key} {one.size} {one.time}" for key, one in counted.items()).encode())
+        last = max((int(entry.time) for entry in counted.values()), default=0)
+        newest = [key for key, entry in counted.items() if int(entry.time) == last]
+        for key in newest[:TAGGED]:
+            found.update(self.etag(key).encode())
+        return found.hexdigest()[:20]
+
+    def _all(self) -> tuple[dict[str, Entry], bool]:
+        """Return the objects below by key, and whether those are all, folder by folder."""
+        waiting, asked = [""], 0
+        files: dict[str, Entry] = {}
+        while waiting and len(files) <= FILES and asked < LISTINGS:
             folder = waiting.pop(0)
             asked += 1
             for entry in self._entries(folder):
                 key = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.folder:
                     waiting.append(key)
-                elif entry.name not in ignored:
-                    files += 1
-                    found.update(f"{key} {entry.size} {entry.time}\n".encode())
-                    if int(entry.time) > newest[0]:
-                        newest = (int(entry.time), [])
-                    if int(entry.time) == newest[0]:
-                        newest[1].append(key)
-        for key in newest[1][:TAGGED] if files else ():
-            found.update(self.etag(key).encode())
-        return found.hexdigest()[:20]
+                else:
+                    files[key] = entry
+        return files, not waiting
+
+    def stored_bytes(self) -> int | None:
+        """Return the bytes of all objects below; None beyond 20 000 or 2000 folders, on the web and in a zip file."""
+        if self.base["driver"] not in ("s3", "gcs"):
+            return None
+        files, whole = self._all()
+        return sum(entry.size for entry in files.values()) if whole else None
 
     def require_writable(self) -> None:
         """Raise Denied for web servers and zip files."""

@@ -51,6 +51,7 @@ class PrecomputedVolume(Volume):
     """One scale of a precomputed layer."""
 
     scheme = "precomputed"
+    marks = ("info",)
     abilities: ClassVar[Abilities] = Abilities(levels=True)
 
     def __init__(self, address: Address, spec: ArraySpec, layer: KeyValue, info: Info, voxels: _Voxels) -> None:

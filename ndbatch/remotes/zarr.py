@@ -24,7 +24,7 @@ from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
 from ndbatch.remotes.keyvalue import KeyValue
 from ndbatch.remotes.pyramids import next_path, require_level
 from ndbatch.remotes.tensor import FAILURES, read, require_no_fork, translated
-from ndbatch.remotes.zarr_driver import array_metadata, open_array
+from ndbatch.remotes.zarr_driver import array_metadata, codecs, open_array
 
 OPTIONS = ("axes", "format", "level", "missing", "ome")
 VERSIONS = {"0.4": 2, "0.5": 3}
@@ -47,6 +47,7 @@ class ZarrVolume(Volume):
 
     scheme = "zarr"
     abilities: ClassVar[Abilities] = Abilities(levels=True)
+    marks = zarr_nodes.METADATA_FILES[:3]
 
     def __init__(self, address: Address, spec: ArraySpec, order: AxisOrder, place: _Place, handle: Any) -> None:
         super().__init__(address, spec)
@@ -183,6 +184,11 @@ class ZarrVolume(Volume):
     def channels(self) -> tuple[str, ...]:
         """Labels of the channels in the display settings of the image."""
         return ngff.channel_names(self._place.keeper.attributes) if "c" in self.axes else ()
+
+    @property
+    def encoding(self) -> str:
+        """The codecs of a chunk, in order."""
+        return codecs(self._place.array.metadata)
 
     def set_attributes(self, values: Mapping[str, Any]) -> None:
         """Merge `values` into the document; the metadata file is replaced in one step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ndbatch.remotes.address import Address
@@ -62,3 +63,15 @@ def array_metadata(spec: ArraySpec, zarr_format: int) -> dict[str, Any]:
         "codecs": codecs,
         "dimension_names": list(spec.axes),
     }
+
+
+def codecs(metadata: Mapping[str, Any]) -> str:
+    """Return what packs the chunks of an array, from its metadata: `bytes, blosc zstd`; in a shard, what packs its chunks."""
+    steps = metadata.get("codecs") or [*(metadata.get("filters") or []), metadata.get("compressor") or {"id": "raw"}]
+    named = []
+    for step in steps:
+        settings = step.get("configuration", step)
+        if "codecs" in settings:
+            return codecs(settings)
+        named.append(" ".join(filter(None, (step.get("name") or step.get("id"), settings.get("cname")))))
+    return ", ".join(named)
