@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 
 import ndbatch as nb
+from ndbatch.geometry import Box
 from ndbatch.remotes.base import Volume
 from ndbatch.report.pictures import Rgb, sight
 from ndbatch.report.planes import Limits
@@ -27,9 +28,9 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 STEPS = DOCS / "steps"
 PICTURES = DOCS / "images" / "steps"
-SIDE = 300
+SIDE = 256
 """Pixels of a panel, each way at most: pages load quickly, and a picture stays below 60 kB."""
-COLOURS = 96
+COLOURS = 80
 _HEAD = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _EXAMPLE = re.compile(r"^```yaml\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -91,10 +92,19 @@ def _panel(panel: Mapping[str, Any], example: Mapping[str, Any], result: Result)
     above = _volume(panel["volume"], example, result) if "over" in panel else None
     at = {axis: int(panel[axis]) for axis in "tczyx" if axis in panel}
     axis = panel.get("axis", "z" if "z" in below.axes else below.axes[0])
-    seen = sight(below, above, axis, at or None, panel.get("project"), limits=Limits(pixels=SIDE, voxels=2**24))
+    part = _region(example, below) if panel.get("over", panel["volume"]) in example["inputs"] else None
+    limits = Limits(pixels=SIDE, voxels=2**24)
+    seen = sight(below, above, axis, at or None, panel.get("project"), part, limits)
     rgb = seen.picture().rgb
     step = max(1, -(-max(rgb.shape[:2]) // SIDE))
     return rgb[::step, ::step]
+
+
+def _region(example: Mapping[str, Any], volume: Volume) -> Box:
+    """Return the part of an input that an example works on."""
+    ends = {axis: (a, b) for axis, a, b in zip(volume.axes, volume.domain.start, volume.domain.stop, strict=True)}
+    ends |= {axis: (int(a), int(b)) for axis, (a, b) in example.get("region", {}).items()}
+    return Box(tuple(ends[axis][0] for axis in volume.axes), tuple(ends[axis][1] for axis in volume.axes))
 
 
 def _volume(name: str, example: Mapping[str, Any], result: Result) -> Volume:
