@@ -32,6 +32,7 @@ BUILT_IN = {
     "fill": "ndbatch.steps.fill:Fill",
     "distance": "ndbatch.steps.distance:Distance",
     "expand_labels": "ndbatch.steps.expand:ExpandLabels",
+    "relabel": "ndbatch.steps.relabel:Relabel",
 }
 
 
