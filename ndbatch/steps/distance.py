@@ -104,16 +104,18 @@ class _Measuring(Operation):
         for frame, out in zip(frames_of(patch.data, self.leading), frames_of(result, self.leading), strict=True):
             background = np.equal(frame, 0, order="C")
             objects = frame if self.to == "boundary" else ~background
-            np.minimum(self._distances(objects)[inside], np.float32(self.limit), out=out)
+            np.minimum(distances(objects, self.size)[inside], np.float32(self.limit), out=out)
             if self.signed:
-                np.subtract(out, np.minimum(self._distances(background)[inside], np.float32(self.limit)), out=out)
+                np.subtract(out, np.minimum(distances(background, self.size)[inside], np.float32(self.limit)), out=out)
         return {"output": cast(result, self.arrays["output"].dtype, self.name)}
 
-    def _distances(self, objects: Array) -> Array:
-        """Return the distance of each voxel of a frame to the nearest other one; infinite where there is none."""
-        import edt
 
-        # edt takes no array that it could not write into, though it does not.
-        owned = np.require(objects, requirements=["C", "W"])
-        found: Array = edt.edt(owned, anisotropy=self.size, black_border=False, parallel=1)
-        return found
+def distances(objects: Array, size: tuple[float, ...]) -> Array:
+    """Return float32: how far each voxel of `objects` (bool, integers; one to three axes, voxels of `size`) is from the
+    nearest one of another value, 0 where it is 0 itself; infinite where there is none."""
+    import edt
+
+    # edt takes no array that it could not write into, though it does not.
+    owned = np.require(objects, requirements=["C", "W"])
+    found: Array = edt.edt(owned, anisotropy=size, black_border=False, parallel=1)
+    return found

@@ -33,6 +33,7 @@ BUILT_IN = {
     "distance": "ndbatch.steps.distance:Distance",
     "expand_labels": "ndbatch.steps.expand:ExpandLabels",
     "relabel": "ndbatch.steps.relabel:Relabel",
+    "watershed": "ndbatch.steps.watershed:Watershed",
 }
 
 
