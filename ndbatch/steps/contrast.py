@@ -60,7 +60,7 @@ class Contrast(Unary):
     """The ends of the result; if not given, 0 and 1 for floating point, else all of the dtype's range."""
     per: Per = "volume"
     """volume: percentiles and tiles of the whole volume, each time and channel by itself. slice: of each slice along z."""
-    tile: Annotated[Length | None, Field(examples=["30 um"])] = None
+    tile: Length | None = None
     """The side of a tile (clahe): a length, or voxels of the finest axis, 64 if not given; rounded so that whole tiles fill
     the volume."""
     clip_limit: float = Field(default=0.01, gt=0, le=1)
@@ -70,7 +70,8 @@ class Contrast(Unary):
 
     @model_validator(mode="after")
     def _parameters_fit(self) -> Contrast:
-        local = {"tile", "clip_limit", "bins"} & self.model_fields_set
+        fields = type(self).model_fields
+        local = {name for name in ("tile", "clip_limit", "bins") if getattr(self, name) != fields[name].default}
         if self.method != "clahe" and local:
             raise ValueError(f"{' and '.join(sorted(local))} go with method clahe, not with {self.method}")
         if not self.percents[0] < self.percents[1]:

@@ -158,7 +158,7 @@ def test_every_mistake_is_told_in_the_order_of_the_file(tmp_path: Path, monkeypa
     text = GOOD.replace("input: image", "source: image") + "retry: {wait: soon}\nblocks: no\n"
     assert complaint(tmp_path, monkeypatch, text).splitlines() == [
         "c.yaml:5: steps.0.copy.input: is missing (The array to copy)",
-        "c.yaml:5: steps.0.copy.source: unknown key; known keys: input, output",
+        "c.yaml:5: steps.0.copy.source: unknown key; known keys: input, output, skip",
         "c.yaml:8: retry.wait: must be a number, not 'soon'",
         "c.yaml:9: blocks: must be a mapping (key: value) or auto, not false",
     ]

@@ -44,9 +44,9 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"cluster": {"kind": "inline", "memory": "100 MB"}},
         ("a worker may use", "raise cluster: memory"),
     ),
-    "a token for a service that is not known": (
+    "a token for a file on a web server": (
         {"inputs": {"image": {"url": "https://example.org/a.zarr", "token": {"env": "NDBATCH_NO_SUCH"}}}},
-        ("inputs.image", "https", "unknown scheme"),
+        ("inputs.image", "is not a service and takes no token"),
     ),
     "a block that does not fit the memory": (
         {
