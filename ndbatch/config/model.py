@@ -25,7 +25,8 @@ from pydantic_core import PydanticCustomError
 from ndbatch.config.quantities import parse_bytes, parse_seconds
 from ndbatch.config.secret import Secret, refuse_password
 from ndbatch.errors import ConfigError
-from ndbatch.remotes.address import ENDINGS
+from ndbatch.remotes.address import ENDINGS, PLACES
+from ndbatch.remotes.base import VOXEL_TYPES
 from ndbatch.steps.base import Step
 from ndbatch.units import Length
 
@@ -47,9 +48,6 @@ def _one_of(words: tuple[str, ...], what: str) -> tuple[AfterValidator, WithJson
 
 
 AXES = ("t", "c", "z", "y", "x")
-VOXEL_TYPES = (
-    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
-)  # fmt: skip
 Axis = Annotated[str, *_one_of(AXES, "an axis")]
 VoxelType = Annotated[str, *_one_of(VOXEL_TYPES, "a type of voxels")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
@@ -122,7 +120,7 @@ class Place(Document):
     @model_validator(mode="after")
     def _token_has_a_service(self) -> Place:
         scheme, separator, _ = self.url.partition("://")
-        if self.token is not None and (not separator or scheme in {*ENDINGS.values(), "memory"}):
+        if self.token is not None and (not separator or scheme in {*ENDINGS.values(), *PLACES, "memory"}):
             raise ValueError(f"token: {self.url} is not a service and takes no token")
         return self
 

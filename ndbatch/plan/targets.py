@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ndbatch.config.model import TABLE_ENDINGS, VOXEL_TYPES, Config, Output
+from ndbatch.config.model import TABLE_ENDINGS, Config, Output
 from ndbatch.errors import ConfigError, Denied, NotFound, PlanError
 from ndbatch.geometry import Box, Shape, common_multiple
 from ndbatch.plan.model import TableTarget, Target
 from ndbatch.plan.program import Bound, Stage, level_of, times
 from ndbatch.remotes.address import ENDINGS, Address, parse
 from ndbatch.remotes.api import default_chunks
-from ndbatch.remotes.base import ArraySpec, Kind, Volume
+from ndbatch.remotes.base import VOXEL_TYPES, ArraySpec, Kind, Volume
 from ndbatch.remotes.registry import open_volume, store_class
 from ndbatch.remotes.viewing import split
 from ndbatch.steps.base import ArrayInfo

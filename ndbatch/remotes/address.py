@@ -19,6 +19,7 @@ from ndbatch.errors import PlanError
 ENDINGS = {
     ".zarr": "zarr", ".zarr.zip": "zarr", ".ozx": "zarr", ".n5": "n5",
     ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".he5": "hdf5",
+    ".nii": "nifti", ".nii.gz": "nifti",
     ".tif": "tiff", ".tiff": "tiff", ".btf": "tiff",
 }  # fmt: skip
 FOLDERS = ("n5", "precomputed", "zarr")

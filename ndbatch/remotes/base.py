@@ -85,9 +85,15 @@ class ArraySpec:
         return self.domain.size * self.dtype.itemsize
 
 
+VOXEL_TYPES = (
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
+)  # fmt: skip
+"""The types of voxel that any volume can have."""
+
+
 @dataclass(frozen=True)
 class Abilities:
-    """What a store can do; the planner reads this before any work starts."""
+    """What a store can do; the planner reads this before any work starts, and docs/formats.md is made of it."""
 
     write: bool = True
     """Boxes can be written."""
@@ -101,6 +107,28 @@ class Abilities:
     """A small JSON document can be kept with the array."""
     levels: bool = False
     """Coarser levels can be appended, one after the other: `create` at the same address with `level=1`, then `level=2` ..."""
+    coarser: bool = False
+    """Levels that others made are read, with `level=1` ...; true wherever `levels` is."""
+    dtypes: tuple[str, ...] = VOXEL_TYPES
+    """What a new volume can be of; anything else is refused with a sentence."""
+    offset: bool = True
+    """The absolute position of the first voxel is kept; a store that cannot refuses volumes that begin elsewhere than at 0."""
+    facts: bool = True
+    """Voxel size and kind are kept; where False they must be told again when the volume is opened."""
+    places: tuple[str, ...] = ("file",)
+    """Where volumes may lie: file, s3, gs, http, zip; `memory` for none of them."""
+    title: str = ""
+    """What the format is called."""
+    examples: tuple[str, ...] = ()
+    """Addresses, relative ones, one for each kind of volume that the store makes."""
+    extra: str = ""
+    """The extra of ndbatch that the store needs."""
+
+
+def nearest_dtype(wanted: np.dtype[Any], known: Sequence[str]) -> str:
+    """Return the smallest of the types `known` that holds every value of `wanted`, or all of them where none does."""
+    fits = [name for name in known if np.can_cast(wanted, name, "safe")]
+    return min(fits, key=lambda name: (np.dtype(name).itemsize, name)) if fits else ", ".join(known)
 
 
 class Volume(ABC):
@@ -140,8 +168,19 @@ class Volume(ABC):
 
     @classmethod
     def check_spec(cls, address: Address, spec: ArraySpec) -> None:
-        """Raise PlanError where `create` would refuse `spec` at `address` whatever is there: what the format cannot hold."""
-        return  # a store takes anything unless it says so
+        """Raise PlanError where `create` would refuse `spec` at `address` whatever is there: what the format cannot hold.
+
+        Here: types of voxels and positions that the abilities do not name.
+        """
+        name, able = cls.abilities.title or cls.scheme, cls.abilities
+        if spec.dtype.name not in able.dtypes:
+            near = nearest_dtype(spec.dtype, able.dtypes)
+            raise PlanError(f"{address.url}: {name} cannot hold {spec.dtype}; use dtype: {near}, or another format such as zarr")
+        if any(spec.offset) and not able.offset:
+            raise PlanError(
+                f"{address.url}: {name} keeps no position, and the volume begins at {spec.offset}; move it to 0 with translate, "
+                "or use another format such as zarr"
+            )
 
     @classmethod
     @abstractmethod

@@ -20,6 +20,7 @@ BUILT_IN = {
     "tiff": "ndbatch.remotes.tiff:TiffVolume",
     "n5": "ndbatch.remotes.n5:N5Volume",
     "precomputed": "ndbatch.remotes.precomputed:PrecomputedVolume",
+    "nifti": "ndbatch.remotes.nifti:NiftiVolume",
     "memory": "ndbatch.remotes.memory:MemoryVolume",
 }
 
