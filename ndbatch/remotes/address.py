@@ -19,7 +19,8 @@ from ndbatch.errors import PlanError
 ENDINGS = {
     ".zarr": "zarr", ".zarr.zip": "zarr", ".ozx": "zarr", ".n5": "n5",
     ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".he5": "hdf5",
-    ".nii": "nifti", ".nii.gz": "nifti",
+    ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".nhdr": "nrrd", ".npy": "npy", ".npz": "npz",
+    ".mrc": "mrc", ".mrc.gz": "mrc", ".map": "mrc", ".rec": "mrc", ".st": "mrc",
     ".tif": "tiff", ".tiff": "tiff", ".btf": "tiff",
 }  # fmt: skip
 FOLDERS = ("n5", "precomputed", "zarr")

@@ -32,7 +32,7 @@ from ndbatch.remotes.flat import Flat
 class Header:
     """What the head of a file tells: where its voxels lie and what they are.
 
-    `names` are the axes in stored order, slowest first, where the file tells them. `sizes` are micrometres by axis name;
+    `names` are the axes where the file tells them, slowest first. `sizes` are micrometres by axis name;
     an axis that is not named has none. `scale` (slope, intercept) makes values of stored numbers.
     """
 
@@ -43,6 +43,8 @@ class Header:
     kind: Kind = Kind.IMAGE
     attributes: Mapping[str, Any] = field(default_factory=dict)
     scale: tuple[float, float] | None = None
+    fortran: bool = False
+    """Whether a user names the axes fastest first, as the libraries of the format show them."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -100,7 +102,10 @@ class FlatVolume(Volume):
         address.require_options(cls.options)
         path = cls._current(address)
         header = cls._described(path, address)
-        order = axis_order(address, header.flat.shape, header.names)
+        if header.fortran:
+            order = AxisOrder(axis_order(address, header.flat.shape[::-1], header.names).stored[::-1])
+        else:
+            order = axis_order(address, header.flat.shape, header.names)
         if address.count("level"):
             raise NotFound(f"{address.url}: a {cls.abilities.title} file has level 0 only", url=address.url)
         return cls(address, _spec(header, order), header, order)

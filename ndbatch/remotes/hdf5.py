@@ -40,7 +40,9 @@ class Hdf5Volume(Volume):
     """One dataset of an HDF5 file: contiguous, chunked or compressed."""
 
     scheme = "hdf5"
-    abilities: ClassVar[Abilities] = Abilities(concurrent=False)
+    abilities: ClassVar[Abilities] = Abilities(
+        concurrent=False, title="HDF5", examples=("file.h5::/dataset",), extra="hdf5"
+    )
 
     def __init__(self, address: Address, spec: ArraySpec, order: AxisOrder) -> None:
         super().__init__(address, spec)

@@ -33,7 +33,9 @@ class MemoryVolume(Volume):
     """A named numpy array; other processes do not see it."""
 
     scheme = "memory"
-    abilities: ClassVar[Abilities] = Abilities(shared=False)
+    abilities: ClassVar[Abilities] = Abilities(
+        shared=False, places=("memory",), title="memory", examples=("memory://name",)
+    )
 
     @classmethod
     def of(cls, name: str, data: Array, **spec: Any) -> Self:

@@ -61,7 +61,14 @@ class N5Volume(Volume):
 
     scheme = "n5"
     marks = (nodes.ATTRIBUTES,)
-    abilities: ClassVar[Abilities] = Abilities(levels=True)
+    abilities: ClassVar[Abilities] = Abilities(
+        levels=True,
+        coarser=True,
+        dtypes=DTYPES,
+        places=("file", "s3", "gs", "http"),
+        title="N5",
+        examples=("image.n5",),
+    )
 
     def __init__(self, address: Address, spec: ArraySpec, place: _Place, handle: Any) -> None:
         super().__init__(address, spec)

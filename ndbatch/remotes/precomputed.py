@@ -52,7 +52,14 @@ class PrecomputedVolume(Volume):
 
     scheme = "precomputed"
     marks = ("info",)
-    abilities: ClassVar[Abilities] = Abilities(levels=True)
+    abilities: ClassVar[Abilities] = Abilities(
+        levels=True,
+        coarser=True,
+        dtypes=model.DTYPES,
+        places=("file", "s3", "gs", "http"),
+        title="Neuroglancer precomputed",
+        examples=("precomputed://layer",),
+    )
 
     def __init__(self, address: Address, spec: ArraySpec, layer: KeyValue, info: Info, voxels: _Voxels) -> None:
         super().__init__(address, spec)

@@ -21,6 +21,10 @@ BUILT_IN = {
     "n5": "ndbatch.remotes.n5:N5Volume",
     "precomputed": "ndbatch.remotes.precomputed:PrecomputedVolume",
     "nifti": "ndbatch.remotes.nifti:NiftiVolume",
+    "nrrd": "ndbatch.remotes.nrrd:NrrdVolume",
+    "mrc": "ndbatch.remotes.mrc:MrcVolume",
+    "npy": "ndbatch.remotes.npy:NpyVolume",
+    "npz": "ndbatch.remotes.npy:NpzVolume",
     "memory": "ndbatch.remotes.memory:MemoryVolume",
 }
 

@@ -24,10 +24,11 @@ from ndbatch.errors import Conflict, Corrupt, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
+from ndbatch.remotes.base import VOXEL_TYPES, Abilities, Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.files import file_error, file_version, is_there, require_file, require_room
+from ndbatch.remotes.flat import write_region
 from ndbatch.remotes.tiff_metadata import OME_TYPES, Sizes, channel_names, read_metadata, write_metadata
-from ndbatch.remotes.tiff_pages import PageLayout, PageReader, reading_unit, write_region
+from ndbatch.remotes.tiff_pages import PageLayout, PageReader, reading_unit
 
 OPTIONS = ("axes", "level", "series")
 LARGEST_CLASSIC = 2**32 - 2**25
@@ -40,7 +41,14 @@ class TiffVolume(Volume):
     """One series of a TIFF file, at one level of its pyramid."""
 
     scheme = "tiff"
-    abilities: ClassVar[Abilities] = Abilities(concurrent=False, attributes=False)
+    abilities: ClassVar[Abilities] = Abilities(
+        concurrent=False,
+        attributes=False,
+        coarser=True,
+        dtypes=tuple(name for name in VOXEL_TYPES if name != "bool"),
+        title="TIFF",
+        examples=("image.ome.tif",),
+    )
 
     def __init__(
         self, address: Address, spec: ArraySpec, order: AxisOrder, pages: PageReader, names: tuple[str, ...] = ()
@@ -164,9 +172,15 @@ class TiffVolume(Volume):
                 url=self.url,
             )
         region = self._order.slices(box, self.offset)
-        stored = np.ascontiguousarray(self._order.array_to_stored(data), dtype=layout.dtype)
         try:
-            write_region(self.address.path, layout, region, stored)
+            write_region(
+                self.address.path,
+                layout.raw_offset,
+                layout.shape,
+                layout.dtype,
+                region,
+                self._order.array_to_stored(data),
+            )
         except OSError as error:
             raise file_error(error, self.address) from None
 

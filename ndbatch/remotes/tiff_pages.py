@@ -176,29 +176,3 @@ def reading_unit(layout: PageLayout, page: Any) -> Shape:
     if layout.samples > 1:
         middle = [layout.samples, *middle] if layout.samples_first else [*middle, layout.samples]
     return (*leading, *middle)
-
-
-def write_region(path: str, layout: PageLayout, region: Slices, data: Array) -> None:
-    """Write `data` (stored order, the file's byte order) into `region` of a series stored raw, and bring it to the disk.
-
-    Positioned writes instead of a memory map: a full disk is an error there, and not a killed process.
-    """
-    with open(path, "r+b", buffering=0) as file:
-        for position, values in _runs(layout.shape, region, data):
-            file.seek((layout.raw_offset or 0) + position * layout.dtype.itemsize)
-            rest = memoryview(np.ascontiguousarray(values).data).cast("B")
-            while rest:  # a raw write may take only a part
-                rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
-
-
-def _runs(shape: Shape, region: tuple[slice, ...], data: Array) -> Iterator[tuple[int, Array]]:
-    """Yield what lies side by side in the file: the position of its first voxel, counted in voxels, and the voxels."""
-    axis = len(shape)
-    while axis > 0 and region[axis - 1] == slice(0, shape[axis - 1]):
-        axis -= 1
-    outer = region[: max(0, axis - 1)]
-    for place in itertools.product(*(range(part.start, part.stop) for part in outer)):
-        first = [*place, *(part.start for part in region[len(outer) :])]
-        index = int(np.ravel_multi_index(first, shape))
-        yield index, data[tuple(p - part.start for p, part in zip(place, outer, strict=True))]

@@ -46,7 +46,13 @@ class ZarrVolume(Volume):
     """One zarr array, alone or as a level of an OME-Zarr image."""
 
     scheme = "zarr"
-    abilities: ClassVar[Abilities] = Abilities(levels=True)
+    abilities: ClassVar[Abilities] = Abilities(
+        levels=True,
+        coarser=True,
+        places=("file", "s3", "gs", "http", "zip"),
+        title="Zarr",
+        examples=("image.zarr", "image.zarr?ome=0.4", "array.zarr?format=zarr"),
+    )
     marks = zarr_nodes.METADATA_FILES[:3]
 
     def __init__(self, address: Address, spec: ArraySpec, order: AxisOrder, place: _Place, handle: Any) -> None:
