@@ -64,8 +64,9 @@ def lay_out(work: Work, begun: Mapping[str, Any] | None) -> Layout:
     apart: frozenset[str] = frozenset()
     arrays = {name for step in work.steps for name in step.products.values()}
     kept = frozenset(name for name in arrays if level_of(name)[0] in work.config.outputs)
+    within = any(work.infos[name].domain != work.region for name in work.sources)
     while True:
-        stages, stored = compile_stages(work.steps, work.infos, kept, apart)
+        stages, stored = compile_stages(work.steps, work.infos, kept, apart, within)
         targets = volume_targets(work.config, stored, work.steps, work.infos, work.region, work.sources)
         more = _too_many_scales(work, stages, targets)
         if not more - apart:

@@ -158,14 +158,16 @@ def compile_stages(
     infos: Mapping[str, ArrayInfo],
     kept: frozenset[str],
     apart: frozenset[str] = frozenset(),
+    within: bool = False,
 ) -> tuple[tuple[Stage, ...], frozenset[str]]:
     """Return the stages, and the names of all arrays that are stored: those `kept` and those needed on the way.
 
-    What reads an array of `apart` reads it back from storage, in blocks of its voxels.
+    What reads an array of `apart` reads it back from storage, in blocks of its voxels. `within` says that the inputs reach
+    beyond the region: what is stored ends there, so that context is computed again, the same in every stage.
     """
     forced = apart
     while True:
-        stages, more = _compile(steps, infos, kept, forced)
+        stages, more = _compile(steps, infos, kept, forced, within)
         if not more - forced:
             return stages, _stored(steps, kept, forced)
         forced |= more
@@ -177,7 +179,7 @@ def _stored(steps: Sequence[Bound], kept: frozenset[str], forced: frozenset[str]
 
 
 def _compile(
-    steps: Sequence[Bound], infos: Mapping[str, ArrayInfo], kept: frozenset[str], forced: frozenset[str]
+    steps: Sequence[Bound], infos: Mapping[str, ArrayInfo], kept: frozenset[str], forced: frozenset[str], within: bool
 ) -> tuple[tuple[Stage, ...], frozenset[str]]:
     places = _places_of(steps, infos, forced)
     if places.more - forced:
@@ -186,7 +188,7 @@ def _compile(
     stages: list[Stage] = []
     more: set[str] = set()
     for depth, scale in _used(steps, places, kept | stored):
-        stage, wanted = _Draft(steps, infos, places, depth, scale, stored, kept).stage()
+        stage, wanted = _Draft(steps, infos, places, depth, scale, stored, kept, forced if within else None).stage()
         more |= wanted
         stages.append(stage)
     return _numbered(stages, steps, places), frozenset(more)
@@ -238,9 +240,10 @@ class _Draft:
         scale: Shape,
         stored: frozenset[str],
         kept: frozenset[str],
+        read_back: frozenset[str] | None,
     ) -> None:
         self.steps, self.infos, self.places, self.depth, self.scale = steps, infos, places, depth, scale
-        self.stored, self.kept = stored, kept
+        self.stored, self.kept, self.read_back = stored, kept, read_back
         self.needs: dict[str, Shape] = {}
         self.more: set[str] = set()
         self.made = {name: i for i, step in enumerate(steps) for name in step.array_names().values()}
@@ -258,7 +261,16 @@ class _Draft:
         return stage, frozenset(self.more)
 
     def _from_storage(self, name: str) -> bool:
-        return name not in self.made or (name in self.stored and self.places.apply[self.made[name]] < self.depth)
+        if name not in self.made:
+            return True
+        index = self.made[name]
+        if name not in self.stored or self.places.apply[index] >= self.depth:
+            return False
+        # Context that a first stage had beyond the region would be missing in what it stored.
+        operation = self.steps[index].operation
+        again = not (operation.once or operation.block_bound or operation.scale)
+        context = self.read_back is not None and name not in self.read_back and any(self.needs.get(name, ()))
+        return not (context and again and self.places.scale[index] == self.scale)
 
     def _maps(self, index: int) -> list[Map]:
         step, result = self.steps[index], []

@@ -51,9 +51,9 @@ def table(source: str, product: str) -> Bound:
     return Bound(product, Plain({}, ("rows",)), {"in": source}, {"rows": product}, ONES)
 
 
-def stages(steps: list[Bound], *kept: str) -> tuple[tuple[Stage, ...], frozenset[str]]:
+def stages(steps: list[Bound], *kept: str, within: bool = False) -> tuple[tuple[Stage, ...], frozenset[str]]:
     infos = {"image": INFO, **{name: INFO for s in steps for name in s.array_names().values()}}
-    return compile_stages(steps, infos, frozenset(kept))
+    return compile_stages(steps, infos, frozenset(kept), within=within)
 
 
 def loads(stage: Stage) -> dict[str, int]:
@@ -95,6 +95,19 @@ def test_a_chain_of_global_steps_takes_one_stage_more_than_passes() -> None:
     assert result[2].after == {0, 1}
     assert stored == {"parts"}
     assert [c.rows for c in result[2].calls if isinstance(c, Apply)][-1]
+
+
+def test_within_a_larger_volume_context_is_computed_again_rather_than_read_from_what_ends_with_the_region() -> None:
+    steps = [
+        step("image", "mask", 2),
+        step("mask", "floods", 3),
+        step("floods", "dense", passes=(0,), block_bound=True),
+    ]
+    first, second = stages(steps, "mask", "dense")[0]
+    assert (loads(first), loads(second)) == ({"image": 5}, {"mask": 3})
+    first, second = stages(steps, "mask", "dense", within=True)[0]
+    assert (loads(first), loads(second)) == ({"image": 5}, {"image": 5})
+    assert (first.stores, second.stores) == (("mask",), ("dense",))
 
 
 def test_independent_steps_share_their_stages() -> None:
