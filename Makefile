@@ -7,7 +7,7 @@ ROUNDS ?= 20
 PEER := .venv-cellfinder
 CELLFINDER := 1.10.1
 
-.PHONY: demo test lint accuracy crash-test bench peers speed clean help
+.PHONY: demo test lint docs accuracy crash-test bench peers speed clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,7 +27,10 @@ lint: $(STAMP)   ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint       ## every test
+docs: $(STAMP)   ## the guide, into site/; any warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -W error -m mkdocs build --strict
+
+test: lint docs  ## every test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # The peer brings PyTorch, so it has an environment of its own; without it its row is left out, with the reason.
@@ -53,4 +56,4 @@ bench: $(STAMP)  ## overhead of the engine, block by block
 	$(BIN)/python benchmarks/overhead.py
 
 clean:           ## remove what runs and tests left
-	rm -rf runs configs/runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site runs configs/runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
