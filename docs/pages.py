@@ -72,8 +72,8 @@ def made(name: str) -> str:
 
 
 def exports() -> str:
-    """Return a directive for every public name of ndbatch, which mkdocstrings turns into its documentation."""
-    names = [name for name in ndbatch.__all__ if not name.startswith("_")]
+    """Return a directive for every public name, functions first, which mkdocstrings turns into its documentation."""
+    names = sorted((n for n in ndbatch.__all__ if not n.startswith("_")), key=lambda n: (n[0].isupper(), n))
     homes = [f"{getattr(ndbatch, name).__module__}.{getattr(ndbatch, name).__qualname__}" for name in names]
     return "\n" + "\n\n".join(f"::: {home}" for home in homes) + "\n\n"
 

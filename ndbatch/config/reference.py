@@ -1,7 +1,7 @@
 """The tables of the documents, written from the models: `python -m ndbatch.config.reference docs/configuration.md`.
 
 A table stands between `<!-- NAME -->` and `<!-- end -->`; everything else in the file is prose and stays as it is. Names are
-those of the sections, `steps` for all steps, `step KIND` for the keys of one.
+those of the sections, `steps` for all steps, `step KIND` for the keys of one, `function` for those of users' functions.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _MODELS: dict[str, type[BaseModel]] = {
 
 def table(name: str) -> str:
     """Return the Markdown that belongs between the markers of `name`; KeyError where it names none."""
+    if name == "function":
+        return "\n" + _keys(step_class("module:function")) + "\n"
     if name.startswith("step "):
         return "\n" + _keys(step_class(name.removeprefix("step "))) + "\n"
     if name == "steps":
