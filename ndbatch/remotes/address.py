@@ -23,6 +23,8 @@ ENDINGS = {
     ".mrc": "mrc", ".mrc.gz": "mrc", ".map": "mrc", ".rec": "mrc", ".st": "mrc",
     ".tif": "tiff", ".tiff": "tiff", ".btf": "tiff",
 }  # fmt: skip
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+"""Endings of slices: of a glob, `slices/*.tif`, all of them; of one picture those that no other format has."""
 FOLDERS = ("n5", "precomputed", "zarr")
 """Formats that are folders, which need no ending."""
 PLACES = {"s3": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "https", "file": "file"}
@@ -134,7 +136,7 @@ def parse(url: str, base: Path | None = None, folder: bool = False) -> Address:
         )
     if place_of(path) != "file":
         path = _tidy(path)
-    elif not scheme or scheme in {*ENDINGS.values(), *FOLDERS}:
+    elif not scheme or scheme in {*ENDINGS.values(), *FOLDERS, "images"}:
         path = local_path(path, base)
     if colons and inside and not inside.startswith("/"):
         inside = "/" + inside
@@ -178,5 +180,7 @@ def _refuse_secrets(text: str, options: tuple[tuple[str, str], ...]) -> None:
 def _scheme_of_ending(path: str) -> str:
     """Return the scheme that the file ending of `path` tells, or an empty string."""
     name = path.rstrip("/").lower()
+    if name.endswith(PICTURES) and ("*" in name or not name.endswith(tuple(ENDINGS))):
+        return "images"
     around = next((scheme for ending, scheme in ENDINGS.items() if scheme in FOLDERS and f"{ending}/" in name), "")
     return next((scheme for ending, scheme in ENDINGS.items() if name.endswith(ending)), around)

@@ -25,6 +25,7 @@ BUILT_IN = {
     "mrc": "ndbatch.remotes.mrc:MrcVolume",
     "npy": "ndbatch.remotes.npy:NpyVolume",
     "npz": "ndbatch.remotes.npy:NpzVolume",
+    "images": "ndbatch.remotes.images:ImagesVolume",
     "memory": "ndbatch.remotes.memory:MemoryVolume",
 }
 
