@@ -14,7 +14,6 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 import ndbatch
-from ndbatch.cli.reference import verbs
 from ndbatch.config.reference import filled, table
 from ndbatch.steps.registry import step_class, step_names
 
@@ -58,17 +57,15 @@ def bare_page(kind: str) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill the tables of a page, and lead links that leave the guide to where they lead in the repository."""
+    """Fill the tables of a page that are not kept in it."""
     return filled(markdown, made)
 
 
-def made(name: str) -> str:
-    """Return what belongs between the markers of `name`."""
-    if name == "verbs":
-        return verbs()
-    if name == "exports":
-        return exports()
-    return step_list() if name == "list" else table(name)
+def made(name: str) -> str | None:
+    """Return what belongs between the markers of `name`; None for tables that stand in the page already and have a test."""
+    if name in ("exports", "list"):
+        return exports() if name == "exports" else step_list()
+    return table(name) if name == "function" or name.startswith("step ") else None
 
 
 def exports() -> str:

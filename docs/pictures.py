@@ -154,11 +154,15 @@ def _joined(panels: list[Rgb]) -> Rgb:
 
 
 def save(rgb: Rgb, path: Path) -> int:
-    """Write a PNG of few colours and return its bytes."""
+    """Write a PNG of few colours, or of 64 greys where there are no colours, and return its bytes."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rgb).quantize(COLOURS, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
+    if (rgb == rgb[:, :, :1]).all():
+        picture = Image.fromarray(rgb[:, :, 0] // 4 * 4 + rgb[:, :, 0] // 64)
+    else:
+        picture = Image.fromarray(rgb).quantize(COLOURS, dither=Image.Dither.NONE)
+    picture.save(path, "PNG", optimize=True)
     return path.stat().st_size
 
 

@@ -43,9 +43,14 @@ def table(name: str) -> str:
     return "\n" + _keys(_MODELS[name]) + "\n"
 
 
-def filled(text: str, made: Callable[[str], str] = table) -> str:
-    """Return `text` with what stands between markers `made` anew from the markers' name."""
-    return _PLACE.sub(lambda match: f"<!-- {match[1]} -->\n{made(match[1])}<!-- end -->", text)
+def filled(text: str, made: Callable[[str], str | None] = table) -> str:
+    """Return `text` with what stands between markers `made` anew from the markers' name; as it is where that gives None."""
+
+    def anew(match: re.Match[str]) -> str:
+        inside = made(match[1])
+        return match[0] if inside is None else f"<!-- {match[1]} -->\n{inside}<!-- end -->"
+
+    return _PLACE.sub(anew, text)
 
 
 def _keys(model: type[BaseModel]) -> str:
