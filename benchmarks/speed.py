@@ -156,7 +156,7 @@ def timed(script: str, work: str, folder: Path, *more: str) -> float:
     """Run a contender in a process of its own and return the seconds it tells."""
     python = sys.executable if script in ("ndbatch", "tensorstore") else str(PEERS)
     command = [python, str(HERE / "contenders" / f"with_{script}.py"), work, str(folder), *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         raise SystemExit(f"{script} failed at {work}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return float(done.stdout.split()[-1])
