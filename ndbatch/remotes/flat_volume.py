@@ -1,17 +1,14 @@
 """Volumes that are one array in one file, raw or packed by deflate: what NIfTI, NRRD, MRC and npy have in common.
 
-A format says how a header is read (`_describe`) and written (`_preamble`). A packed file cannot be written in place: it
-is first written raw, under a working name beside it (`.a.nii.gz.unpacked`), and packed when the volume is closed, at
-the latest when the process ends. Writing into a packed file unpacks it first. Until it is packed everybody who opens
-the address reads the working file, so that what was written is never lost or unseen.
+A format says how a header is read (`_describe`) and written (`_preamble`). A packed file is written raw first (see
+`packing`); writing into one that is packed unpacks it.
 """
 
 from __future__ import annotations
 
 import os
-import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,6 +23,7 @@ from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.chunking import MINIMUM_BYTES, default_chunks
 from ndbatch.remotes.files import file_error, file_version, is_there, require_file, require_room
 from ndbatch.remotes.flat import Flat
+from ndbatch.remotes.packing import Packing, working_path
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class FlatVolume(Volume):
         super().__init__(address, spec)
         self._header, self._order = header, order
         self._version = self.version()
-        self._packing: Callable[[], object] | None = None
+        self._packing: Packing | None = None
 
     # -- what a format says --------------------------------------------------------------------------------------------
 
@@ -165,7 +163,7 @@ class FlatVolume(Volume):
         """Pack a file that was written under its working name."""
         if self._packing is not None:
             packing, self._packing = self._packing, None
-            packing()
+            packing.done()
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -208,8 +206,7 @@ class FlatVolume(Volume):
     @classmethod
     def _working(cls, address: Address) -> Path:
         """Return the name under which a file that will be packed is written raw."""
-        path = Path(address.path)
-        return path.with_name(f".{path.name}.unpacked")
+        return working_path(Path(address.path))
 
     @classmethod
     def _current(cls, address: Address) -> Path:
@@ -247,19 +244,7 @@ class FlatVolume(Volume):
     def _will_pack(self) -> None:
         """Pack the working file when the volume is closed, forgotten, or the process ends."""
         if self._packing is None and self._is_packed(self.address) and self._working(self.address).exists():
-            self._packing = weakref.finalize(self, _finish, type(self), self.address, os.getpid())
-
-
-def _finish(kind: type[FlatVolume], address: Address, process: int) -> None:
-    """Pack the working file of `address`, in the process that wrote it; an OSError comes out as ndbatch's error."""
-    working = kind._working(address)
-    if os.getpid() != process or not working.exists():
-        return
-    try:
-        kind._pack(working, address)
-        working.unlink(missing_ok=True)
-    except OSError as error:
-        raise file_error(error, address) from None
+            self._packing = Packing(self, self._working(self.address), self._pack)
 
 
 def _damaged(path: Path, title: str, error: Exception) -> Corrupt:

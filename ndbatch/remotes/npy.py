@@ -26,6 +26,7 @@ from ndbatch.remotes.files import file_error, file_version, is_there, require_fi
 from ndbatch.remotes.flat import Flat
 from ndbatch.remotes.flat_volume import FlatVolume, Header
 from ndbatch.remotes.inflating import DEFLATE, Stream, inflater
+from ndbatch.remotes.packing import working_path
 
 LONGEST = 65536
 """Bytes of a head; a volume's is about 128."""
@@ -138,8 +139,7 @@ class NpzVolume(NpyVolume):
 
     @classmethod
     def _working(cls, address: Address) -> Path:
-        path = Path(address.path)
-        return path.with_name(f".{path.name}.{_name(address).replace('/', '_')}.unpacked")
+        return working_path(Path(address.path), _name(address).replace("/", "_"))
 
 
 def _name(address: Address) -> str:
