@@ -128,7 +128,7 @@ class Abilities:
 def nearest_dtype(wanted: np.dtype[Any], known: Sequence[str]) -> str:
     """Return the smallest of the types `known` that holds every value of `wanted`, or all of them where none does."""
     fits = [name for name in known if np.can_cast(wanted, name, "safe")]
-    return min(fits, key=lambda name: (np.dtype(name).itemsize, name)) if fits else ", ".join(known)
+    return min(fits, key=lambda name: (np.dtype(name).itemsize, "uifb".index(np.dtype(name).kind)), default=", ".join(known))
 
 
 class Volume(ABC):

@@ -143,7 +143,7 @@ class FlatVolume(Volume):
     @classmethod
     def exists(cls, address: Address) -> bool:
         """Return whether the file, packed or not yet, is there."""
-        return is_there(address) or (cls._is_packed(address) and cls._working(address).exists())
+        return is_there(address) or (cls._is_packed(address) and os.path.exists(cls._working(address)))
 
     @classmethod
     def delete(cls, address: Address) -> None:
@@ -211,7 +211,7 @@ class FlatVolume(Volume):
     @classmethod
     def _current(cls, address: Address) -> Path:
         """Return the file to read: the working one while there is one. NotFound, Denied, Corrupt for an empty file."""
-        if cls._is_packed(address) and (working := cls._working(address)).exists():
+        if cls._is_packed(address) and os.path.exists(working := cls._working(address)):
             return working
         return require_file(address, cls.abilities.title)
 
@@ -243,7 +243,7 @@ class FlatVolume(Volume):
 
     def _will_pack(self) -> None:
         """Pack the working file when the volume is closed, forgotten, or the process ends."""
-        if self._packing is None and self._is_packed(self.address) and self._working(self.address).exists():
+        if self._packing is None and self._is_packed(self.address) and os.path.exists(self._working(self.address)):
             self._packing = Packing(self, self._working(self.address), self._pack)
 
 

@@ -67,7 +67,7 @@ class NpzVolume(NpyVolume):
     @classmethod
     def open(cls, address: Address) -> Self:
         """Open an array of the file. NotFound lists what the file holds; Corrupt for damage."""
-        if not address.inside and not cls._working(address).exists():
+        if not address.inside and not os.path.exists(cls._working(address)):
             require_file(address, "npz")
             address = replace(address, inside=_only(address))
         return super().open(address)
@@ -75,7 +75,7 @@ class NpzVolume(NpyVolume):
     @classmethod
     def exists(cls, address: Address) -> bool:
         """Return whether the array is there, or the file where the address names none."""
-        if cls._working(address).exists():
+        if os.path.exists(cls._working(address)):
             return True
         if not is_there(address) or not address.inside:
             return is_there(address)

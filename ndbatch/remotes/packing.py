@@ -25,6 +25,11 @@ def working_path(path: Path, part: str = "") -> Path:
     return path.with_name(f".{path.name}{part and f'.{part}'}.unpacked")
 
 
+def is_working(path: Path, part: str = "") -> bool:
+    """Return whether a raw file waits to be packed into `path`; False where that cannot be seen."""
+    return os.path.exists(working_path(path, part))
+
+
 class Packing:
     """The duty of a volume to pack its working file; done once, by the process that wrote."""
 
@@ -37,7 +42,7 @@ class Packing:
 
 
 def _finish(working: Path, pack: Pack, address: Address, process: int) -> None:
-    if os.getpid() != process or not working.exists():
+    if os.getpid() != process or not os.path.exists(working):
         return
     try:
         pack(working, address)

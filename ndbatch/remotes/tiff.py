@@ -1,9 +1,9 @@
 """One multi-page file: TIFF, BigTIFF, ImageJ hyperstack or OME-TIFF, through tifffile.
 
-As an output a file is OME-TIFF (tifffile's JSON description for types that OME has no word for), little-endian, not
-compressed, stored in one piece, so that ImageJ and every reader map it; the same voxels give the same bytes. Boxes can
-be written in any order, each straight to its place in the file. One process writes: the engine stages blocks in another
-store and then writes slabs of whole planes, in order, under a temporary name.
+As an output a file is OME-TIFF (tifffile's JSON description for types that OME has no word for), little-endian, stored raw in
+one piece, so that ImageJ and every reader map it; the same voxels give the same bytes. Boxes can be written in any
+order, each straight to its place in the file. With `?compression=zlib` it is packed in tiles when it is closed. One process
+writes: the engine stages blocks in another store and then writes slabs of whole planes, in order, under a temporary name.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import numpy as np
 
 from ndbatch.errors import Conflict, Corrupt, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Shape
+from ndbatch.remotes import tiff_packing
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import VOXEL_TYPES, Abilities, Array, ArraySpec, Kind, Volume
-from ndbatch.remotes.files import file_error, file_version, is_there, require_file, require_room
+from ndbatch.remotes.files import file_error, file_version, is_there, require_file
 from ndbatch.remotes.flat import write_region
-from ndbatch.remotes.tiff_metadata import OME_TYPES, Sizes, channel_names, read_metadata, write_metadata
+from ndbatch.remotes.packing import Packing, is_working, working_path
+from ndbatch.remotes.tiff_metadata import Sizes, channel_names, read_metadata
 from ndbatch.remotes.tiff_pages import PageLayout, PageReader, reading_unit
 
-OPTIONS = ("axes", "level", "series")
-LARGEST_CLASSIC = 2**32 - 2**25
-"""Bytes beyond which a new file is a BigTIFF: offsets of classic TIFF have 32 bits."""
+OPTIONS = ("axes", "compression", "level", "series")
 SIGNS_OF_DAMAGE = re.compile(r"corrupt|invalid (page|value) offset|missing (data|\d+ frames)|expected \d+ frames")
 """What tifffile logs of a file that is not whole, and then reads what is left of it."""
 
@@ -47,7 +47,7 @@ class TiffVolume(Volume):
         coarser=True,
         dtypes=tuple(name for name in VOXEL_TYPES if name != "bool"),
         title="TIFF",
-        examples=("image.ome.tif",),
+        examples=("image.ome.tif", "image.ome.tif?compression=zlib"),
     )
 
     def __init__(
@@ -56,26 +56,27 @@ class TiffVolume(Volume):
         super().__init__(address, spec)
         self._order, self._channels = order, names
         self._reader: PageReader | None = pages
-        self._layout = pages.layout
+        self._packing: Packing | None = None
 
     @classmethod
     def open(cls, address: Address) -> Self:
-        """Open the first series (`?series=n`, `?level=n` for others); reads the page directories and no voxels.
+        """Open the first series (`::/n`, `?level=n` for others); reads the page directories and no voxels.
 
         Axes that tifffile cannot name are z; colours are c. Raises NotFound, Denied, Corrupt for files that are empty,
         cut short or not TIFF, and PlanError where the axes must be told.
         """
         address.require_options(OPTIONS)
-        path = require_file(address, "TIFF")
+        path = _current(address)
         file, complaints = _opened(path, address)
         try:
             series, level, levels = _series(file, address)
-            sizes, own = read_metadata(file, address.count("series"))
+            number = _series_number(file, address)
+            sizes, own = read_metadata(file, number)
             layout, names = _layout(series, own, path, complaints)
             order = axis_order(address, layout.shape, None if address.option("axes") else _names(names, path))
             scale = [a / b for a, b in zip(levels[0], levels[level], strict=True)]
             spec = _spec(layout, order, series.keyframe, sizes, own, scale, level, len(levels))
-            known = channel_names(file, address.count("series")) if "c" in spec.axes else ()
+            known = channel_names(file, number) if "c" in spec.axes else ()
             return cls(address, spec, order, PageReader(file, series, layout, str(path)), known)
         except BaseException:
             file.close()
@@ -83,12 +84,14 @@ class TiffVolume(Volume):
 
     @classmethod
     def check_spec(cls, address: Address, spec: ArraySpec) -> None:
-        """Refuse what a TIFF file cannot hold: shards, booleans, fewer than two axes."""
+        """Refuse what a TIFF file cannot hold: shards, booleans, fewer than two axes; a compression that is not written."""
+        super().check_spec(address, spec)
         address.require_options(OPTIONS)
+        tiff_packing.require_compression(address)
+        if address.inside:
+            raise PlanError(f"{address.url}: a new TIFF file has one series; leave ::{address.inside} out")
         if spec.shards is not None:
             raise PlanError(f"{address.url}: TIFF has no shards; leave shards out")
-        if spec.dtype.kind not in "iuf":
-            raise PlanError(f"{address.url}: a TIFF volume cannot hold {spec.dtype}; use dtype: uint8")
         if not spec.axes.endswith("yx"):
             raise PlanError(f"{address.url}: a TIFF volume needs the axes y and x, not only {', '.join(spec.axes)}")
 
@@ -96,41 +99,27 @@ class TiffVolume(Volume):
     def create(cls, address: Address, spec: ArraySpec) -> Self:
         """Make a file of zeros that takes its full size at once where the file system needs it; see the module."""
         cls.check_spec(address, spec)
-        import tifffile
-
+        if cls.exists(address):
+            raise Conflict(f"{address.path} exists already", url=address.url)
         path = Path(address.path)
-        if is_there(address):
-            raise Conflict(f"{path} exists already", url=address.url)
-        aside = path.with_name(f".{path.name}.new")
-        ome = spec.dtype.name in OME_TYPES
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            require_room(path, spec.nbytes, address)
-            tifffile.imwrite(
-                aside,
-                shape=spec.shape,
-                dtype=spec.dtype,
-                ome=ome,
-                bigtiff=spec.nbytes > LARGEST_CLASSIC,
-                byteorder="<",
-                photometric="minisblack",
-                software="ndbatch",
-                metadata=write_metadata(spec, path.name.removeprefix(".partial-")),
-            )
-            os.replace(aside, path)
+            tiff_packing.create_raw(working_path(path) if _is_packed(address) else path, spec, address)
         except OSError as error:
             raise file_error(error, address) from None
-        return cls.open(address)
+        volume = cls.open(address)
+        volume._will_pack()
+        return volume
 
     @classmethod
     def exists(cls, address: Address) -> bool:
-        """Return whether anything is at the path."""
-        return is_there(address)
+        """Return whether anything is at the path, or will be."""
+        return is_there(address) or is_working(Path(address.path))
 
     @classmethod
     def delete(cls, address: Address) -> None:
         """Remove the file."""
         try:
+            working_path(Path(address.path)).unlink(missing_ok=True)
             Path(address.path).unlink(missing_ok=True)
         except OSError as error:
             raise file_error(error, address) from None
@@ -142,13 +131,24 @@ class TiffVolume(Volume):
 
     def version(self) -> str:
         """Return size and modification time of the file."""
-        return file_version(Path(self.address.path), self.address)
+        return file_version(_current(self.address), self.address)
 
     def close(self) -> None:
-        """Close the file; a later read opens it again."""
+        """Close the file, and pack it where it was written to be compressed; a later read opens it again."""
+        self._forget()
+        if self._packing is not None:
+            packing, self._packing = self._packing, None
+            packing.done()
+
+    def _forget(self) -> None:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+    def _will_pack(self) -> None:
+        working = working_path(Path(self.address.path))
+        if self._packing is None and _is_packed(self.address) and os.path.exists(working):
+            self._packing = Packing(self, working, tiff_packing.pack)
 
     @property
     def _pages(self) -> PageReader:
@@ -158,14 +158,30 @@ class TiffVolume(Volume):
         return reader
 
     def _read(self, box: Box) -> Array:
+        if self._pages.path != str(_current(self.address)):  # it was packed, or unpacked, meanwhile
+            self._forget()
         try:
             data = self._pages.read(self._order.slices(box, self.offset))
         except OSError as error:
             raise file_error(error, self.address) from None
         return np.ascontiguousarray(self._order.array_from_stored(data))
 
+    def _raw_layout(self) -> PageLayout:
+        """Return where the voxels are for writing; a file that ndbatch compressed is unpacked for it."""
+        working = working_path(Path(self.address.path))
+        if _is_packed(self.address) and not os.path.exists(working) and self._pages.layout.raw_offset is None:
+            self._forget()
+            try:
+                tiff_packing.unpack(working, self._pages, self.spec, self.address)
+            except OSError as error:
+                raise file_error(error, self.address) from None
+        if self._pages.path != str(_current(self.address)):
+            self._forget()
+        self._will_pack()
+        return self._pages.layout
+
     def _write(self, box: Box, data: Array) -> None:
-        layout = self._layout
+        layout = self._raw_layout()
         if layout.raw_offset is None:
             raise RemoteError(
                 f"{self.url} is compressed or tiled, so that parts of it cannot be replaced; write a new file",
@@ -173,16 +189,20 @@ class TiffVolume(Volume):
             )
         region = self._order.slices(box, self.offset)
         try:
-            write_region(
-                self.address.path,
-                layout.raw_offset,
-                layout.shape,
-                layout.dtype,
-                region,
-                self._order.array_to_stored(data),
-            )
+            stored = self._order.array_to_stored(data)
+            write_region(self._pages.path, layout.raw_offset, layout.shape, layout.dtype, region, stored)
         except OSError as error:
             raise file_error(error, self.address) from None
+
+
+def _is_packed(address: Address) -> bool:
+    return address.option("compression", "none") != "none"
+
+
+def _current(address: Address) -> Path:
+    """Return the file to read: the raw one that will be packed while there is one."""
+    working = working_path(Path(address.path))
+    return working if os.path.exists(working) else require_file(address, "TIFF")
 
 
 def _opened(path: Path, address: Address) -> tuple[Any, list[str]]:
@@ -224,11 +244,25 @@ def _listening(complaints: list[str]) -> Iterator[None]:
         logger.propagate = propagate
 
 
+def _series_number(file: Any, address: Address) -> int:
+    """Return the number of the series that the address names, by number or by name, `a.tif::/1`; NotFound lists them."""
+    told, number = address.inside.strip("/"), address.count("series")
+    names = [str(series.name) for series in file.series]
+    if told:
+        number = names.index(told) if told in names else int(told) if told.isdecimal() else -1
+    if not 0 <= number < len(names):
+        listed = ", ".join(f"/{i} {name} {file.series[i].shape}" for i, name in enumerate(names[:20]))
+        raise NotFound(
+            f"{address.path} has no series {told or number}; it has {len(names)}: {listed}",
+            url=address.url,
+            datasets=names,
+        )
+    return number
+
+
 def _series(file: Any, address: Address) -> tuple[Any, int, list[Shape]]:
     """Return the series at its level, the level, and the shapes of all levels."""
-    number, level = address.count("series"), address.count("level")
-    if number >= len(file.series):
-        raise NotFound(f"{address.path} has no series {number}; it has {len(file.series)}", url=address.url)
+    number, level = _series_number(file, address), address.count("level")
     levels = file.series[number].levels
     if level >= len(levels):
         raise NotFound(f"{address.path} has no level {level}; its levels are 0 to {len(levels) - 1}", url=address.url)

@@ -68,7 +68,7 @@ class PageReader:
     """Reads regions of one series of an open TiffFile, from any thread."""
 
     def __init__(self, file: Any, series: Any, layout: PageLayout, path: str) -> None:
-        self._file, self._series, self.layout, self._path = file, series, layout, path
+        self._file, self._series, self.layout, self.path = file, series, layout, path
         self._lock = threading.Lock()
         self._descriptor = os.open(path, os.O_RDONLY)
         self.close = weakref.finalize(self, _close, file, self._descriptor)
@@ -93,7 +93,7 @@ class PageReader:
         layout = self.layout
         size = os.fstat(self._descriptor).st_size
         if size < (layout.raw_offset or 0) + layout.nbytes:
-            raise Corrupt(f"{self._path} is cut short at {size} bytes; copy it again", url=self._path)
+            raise Corrupt(f"{self.path} is cut short at {size} bytes; copy it again", url=self.path)
         # The file that was opened is mapped, whatever has its name by now.
         with os.fdopen(os.dup(self._descriptor), "rb") as file:
             voxels = np.memmap(file, layout.dtype, "r", layout.raw_offset or 0, layout.shape)
@@ -125,16 +125,16 @@ class PageReader:
         offset, size = page.dataoffsets[number], page.databytecounts[number]
         data = os.pread(self._descriptor, size, offset) if size else None
         if data is not None and len(data) < size:
-            raise Corrupt(f"{self._path} is cut short: page {index} is not whole; copy it again", url=self._path)
+            raise Corrupt(f"{self.path} is cut short: page {index} is not whole; copy it again", url=self.path)
         tables = {"jpegtables": keyframe.jpegtables, "jpegheader": keyframe.jpegheader}
         try:
             segment, start, shape = keyframe.decode(data, number, **(tables if keyframe.compression in (6, 7) else {}))
         except Exception as error:  # codecs raise errors of their own, one class each
             if "imagecodecs" in str(error):
                 name = getattr(keyframe.compression, "name", keyframe.compression)
-                raise missing_extra("imagecodecs", "tiff", f"{self._path}: {name} compression") from None
+                raise missing_extra("imagecodecs", "tiff", f"{self.path}: {name} compression") from None
             raise Corrupt(
-                f"{self._path}: page {index} is damaged (segment {number} cannot be decoded: {error})", url=self._path
+                f"{self.path}: page {index} is damaged (segment {number} cannot be decoded: {error})", url=self.path
             ) from None
         return segment, start, shape
 
