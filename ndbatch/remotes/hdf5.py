@@ -21,6 +21,7 @@ import numpy as np
 
 from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError, Transient, missing_extra
 from ndbatch.geometry import Box
+from ndbatch.remotes import hdf5_bdv
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
@@ -41,7 +42,7 @@ class Hdf5Volume(Volume):
 
     scheme = "hdf5"
     abilities: ClassVar[Abilities] = Abilities(
-        concurrent=False, title="HDF5", examples=("file.h5::/dataset",), extra="hdf5"
+        concurrent=False, coarser=True, title="HDF5", examples=("file.h5::/dataset",), extra="hdf5"
     )
 
     def __init__(self, address: Address, spec: ArraySpec, order: AxisOrder) -> None:
@@ -59,7 +60,12 @@ class Hdf5Volume(Volume):
         require_file(address, "HDF5")
         with _file(address) as file:
             dataset = _dataset(file, address)
-            address = replace(address, inside=str(dataset.name))
+            levels = hdf5_bdv.level_names(file, str(dataset.name))
+            level = address.count("level")
+            if level >= len(levels):
+                which = f"levels 0 to {len(levels) - 1}" if len(levels) > 1 else "level 0 only"
+                raise NotFound(f"{address.url}: the dataset has {which}", url=address.url)
+            address, dataset = replace(address, inside=str(dataset.name)), file[levels[level]]
             if dataset.dtype.kind not in NUMBERS:
                 raise RemoteError(
                     f"{address.url} holds {dataset.dtype}, which is no type of voxel; choose another dataset",
@@ -67,9 +73,10 @@ class Hdf5Volume(Volume):
                 )
             attributes = dict(dataset.attrs)
             order = axis_order(address, dataset.shape, axis_names(attributes))
-            spec = _spec(dataset, order, attributes)
-        if address.count("level"):
-            raise NotFound(f"{address.url}: an HDF5 dataset has level 0 only", url=address.url)
+            spec = replace(_spec(dataset, order, attributes), level=level, levels=len(levels))
+            size = hdf5_bdv.voxel_size(file, str(dataset.name), Path(address.path))
+            if spec.voxel_size is None and size is not None:
+                spec = replace(spec, voxel_size=tuple(size.get(axis, 1.0) for axis in spec.axes))
         return cls(address, spec, order)
 
     @classmethod
@@ -122,6 +129,8 @@ class Hdf5Volume(Volume):
 
         A file with a hidden name (`.partial-a.h5`) is one that was never finished: it is removed whole, readable or not.
         """
+        if address.count("level"):
+            raise PlanError(f"{address.url}: a single level cannot be removed; leave level out to remove the dataset")
         hidden = Path(address.path).name.startswith(".")
         if not (is_there(address) if hidden else cls.exists(address)):
             return
@@ -141,15 +150,23 @@ class Hdf5Volume(Volume):
 
     def _read(self, box: Box) -> Array:
         with _file(self.address) as file, _decoding(self.address, box, self.axes):
-            data = _dataset(file, self.address)[self._order.slices(box, self.offset)]
+            data = self._stored(file)[self._order.slices(box, self.offset)]
         return np.ascontiguousarray(self._order.array_from_stored(data), dtype=self.dtype)
 
     def _write(self, box: Box, data: Array) -> None:
         # HDF5 does not survive a full disk: it fails again, and may crash, when the process ends.
         require_room(Path(self.address.path), data.nbytes, self.address)
         with _file(self.address, "r+") as file:
-            _dataset(file, self.address)[self._order.slices(box, self.offset)] = self._order.array_to_stored(data)
+            dataset = self._stored(file)
+            stored = self._order.array_to_stored(data)
+            # HDF5 would clip what BigDataViewer stores as signed.
+            dataset[self._order.slices(box, self.offset)] = stored.view("int16") if dataset.dtype == "int16" else stored
             file.flush()
+
+    def _stored(self, file: Any) -> Any:
+        """Return the dataset of the volume's level."""
+        dataset = _dataset(file, self.address)
+        return file[hdf5_bdv.level_names(file, str(dataset.name))[self.spec.level]] if self.spec.level else dataset
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -252,7 +269,8 @@ def _dataset(file: Any, address: Address) -> Any:
 
 def _spec(dataset: Any, order: AxisOrder, attributes: Mapping[str, Any]) -> ArraySpec:
     own = own_document(attributes)
-    shape, dtype = order.from_stored(dataset.shape), dataset.dtype.newbyteorder("=")
+    shape = order.from_stored(dataset.shape)
+    dtype = hdf5_bdv.voxel_type(str(dataset.name), dataset.dtype.newbyteorder("="))
     offset = tuple(int(o) for o in own.get("offset", ()))
     return ArraySpec(
         shape=shape,
