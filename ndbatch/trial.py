@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 import uuid
@@ -44,7 +45,8 @@ def try_region(
     """Run the steps on the block that holds the voxel `at` (the middle of the region if not given), in this process.
 
     With `slice_only` it is one plane of the first axis instead, seen with the context that the steps need: objects are
-    those of the slab around it, arrays are cut to the plane. Nothing of the user's is written: volumes go to memory,
+    those of the slab around it, arrays are cut to the plane. Coarser arrays are their voxels there, pyramids are left out.
+    Nothing of the user's is written: volumes go to memory,
     tables to a temporary folder. Raises NdbatchError.
     """
     about_to_act("starts a run")
@@ -66,7 +68,9 @@ def try_region(
             result = run(config.model_copy(update=changes), report=False)
             _require_success(result.status, Path(folder))
             arrays = {name: (volume.read(box), box) for name, volume in plan.sources.items()}
-            arrays |= {name: (open_volume(parse(url)).read(box), box) for name, url in volumes.items()}
+            for name, url in volumes.items():
+                seen = box.coarsened(plan.infos[name].scales)
+                arrays[name] = (open_volume(parse(url)).read(seen), seen)
             tables = {name: _table(Path(result.outputs[name])) for name in plan.tables}
         finally:
             for url in volumes.values():
@@ -92,9 +96,12 @@ def _place(plan: Plan, at: Mapping[str, int] | None, *, slice_only: bool) -> Box
 
 
 def _with_context(plan: Plan, plane: Box) -> Box:
-    """Return the plane grown along its axis by the furthest that any stage looks, inside the region."""
+    """Return the plane grown along its axis by the furthest that any stage looks and to whole windows, inside the region."""
     reach = max((load.halo[0] for stage in plan.stages for load in stage.loads), default=0)
-    return plane.grow((reach, *(0,) * (plane.ndim - 1))).intersect(plan.region)
+    window = math.lcm(*(plan.infos[name].scales[0] for name in plan.config.outputs if name in plan.infos))
+    others = (1,) * (plane.ndim - 1)
+    slab = plane.grow((reach, *(0 for _ in others))).aligned_to((window, *others), (0,) * plane.ndim)
+    return slab.intersect(plan.region)
 
 
 def _elsewhere(plan: Plan) -> tuple[dict[str, Output], dict[str, str]]:
@@ -106,7 +113,7 @@ def _elsewhere(plan: Plan) -> tuple[dict[str, Output], dict[str, str]]:
             outputs[name] = output.model_copy(update={"url": f"{name}.parquet"})
         else:
             volumes[name] = f"memory://try-{uuid.uuid4().hex}-{name}"
-            changes = {"url": volumes[name], "create": True, "shards": None}
+            changes = {"url": volumes[name], "create": True, "chunks": None, "shards": None, "pyramid": None}
             outputs[name] = output.model_copy(update=changes)
     return outputs, volumes
 

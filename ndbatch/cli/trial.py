@@ -12,6 +12,7 @@ from ndbatch.report.words import count, duration, facts
 
 if TYPE_CHECKING:
     from ndbatch.config.model import Config
+    from ndbatch.plan.model import Plan
     from ndbatch.trial import TrialResult
 
 COLUMNS = 6
@@ -22,7 +23,8 @@ def shown(result: TrialResult, config: Config, picture: Path | None) -> list[str
     """Return the lines to print about `result`, after its picture was written (to a temporary file if `picture` is None)."""
     from ndbatch.plan.make import make_plan
 
-    document = make_plan(config, resume=False).document()
+    plan = make_plan(config, resume=False)
+    document = plan.document()
     entries = {**document["inputs"], **document["outputs"]}
     lines = [
         f"{config.name}: tried {result.box.describe(result.axes)} in {duration(result.seconds)}; nothing was written"
@@ -32,7 +34,7 @@ def shown(result: TrialResult, config: Config, picture: Path | None) -> list[str
         lines.append(f"  {name}: {_numbers(array, entries[name]['kind'])}")
     for name, table in result.tables.items():
         lines += _table(name, table)
-    if path := _draw(result, config, entries, picture):
+    if path := _draw(result, plan, entries, picture):
         lines.append(f"  picture: {path}")
     return lines
 
@@ -60,22 +62,28 @@ def _table(name: str, table: Any) -> Iterator[str]:
         yield f"    {column}: {least:g} to {most:g}"
 
 
-def _draw(result: TrialResult, config: Config, entries: Mapping[str, Any], picture: Path | None) -> Path | None:
-    """Write the picture: the first image with the last labels outlined, or the last volume; None where there is no volume."""
+def _draw(result: TrialResult, plan: Plan, entries: Mapping[str, Any], picture: Path | None) -> Path | None:
+    """Write the picture: the first image with the last labels outlined, or the last volume; None where there is no volume.
+
+    Labels are outlined in an image of their own voxels alone.
+    """
     from ndbatch.report.pictures import look, write_png
     from ndbatch.report.planes import Held
 
     held = {
-        name: Held.of(array, box, result.axes, result.voxel_size, Kind(entries[name]["kind"]))
+        name: Held.of(array, box, result.axes, plan.infos[name].voxel_size, Kind(entries[name]["kind"]))
         for name, (array, box) in result.arrays.items()
     }
-    images = [held[name] for name in config.inputs if held[name].spec.kind != Kind.LABELS]
-    made = [held[name] for name in config.outputs if name in held]
+    made = [held[name] for name in plan.config.outputs if name in held]
     labels = [volume for volume in made if volume.spec.kind == Kind.LABELS]
+    shown = [*plan.config.inputs, *(name for name in plan.config.outputs if name in held)]
+    images = [held[name] for name in shown if held[name].spec.kind != Kind.LABELS]
+    if labels:
+        images = [image for image in images if image.spec.shape == labels[-1].spec.shape]
     candidates = images[:1] if labels or not made else made[-1:]
     if not candidates and not made:
         return None
-    ground = (candidates or made[-1:])[0]
-    path = picture or Path(tempfile.mkdtemp(prefix="ndbatch-try-")) / f"{config.name}.png"
+    ground = (candidates or labels[-1:] or made[-1:])[0]
+    path = picture or Path(tempfile.mkdtemp(prefix="ndbatch-try-")) / f"{plan.config.name}.png"
     outlines = labels[-1] if labels and ground is not labels[-1] else None
     return write_png(path, look(ground, outlines).rgb)

@@ -242,11 +242,17 @@ def write_unit(targets: Mapping[str, tuple[Target, Shape]], windows: Shape, regi
     if fixed:
         first, by = max(fixed, key=lambda entry: math.prod(entry[1]))
         origin, anchor = times(first.spec.offset, by), f" with those of {first.address.url}"
-    units = [tuple(min(w, _cover(region, origin, i)) for i, w in enumerate(windows))]
+    whole = tuple(_cover(region, origin, i) for i in range(region.ndim))
+    units = [tuple(min(w, cover) for w, cover in zip(windows, whole, strict=True))]
+    # Along an axis that one window or chunk must hold all of, one block holds all of every target, wherever its chunks begin.
+    single = [w >= cover for w, cover in zip(windows, whole, strict=True)]
+    for target, by in targets.values():
+        held = times(target.spec.write_unit, by)
+        single = [known or u >= cover for known, u, cover in zip(single, held, whole, strict=True)]
     for target, by in targets.values():
         spec = target.spec
         unit, offset = times(spec.write_unit, by), times(spec.offset, by)
-        apart = [(a - o) % u for a, o, u in zip(offset, origin, unit, strict=True)]
+        apart = [0 if one else (a - o) % u for one, a, o, u in zip(single, offset, origin, unit, strict=True)]
         if any(apart):
             legal = tuple(r - d for r, d in zip(region.start, apart, strict=True))
             raise PlanError(
@@ -254,8 +260,7 @@ def write_unit(targets: Mapping[str, tuple[Target, Shape]], windows: Shape, regi
                 + ", ".join(f"{n}: {v}" for n, v in zip(spec.axes, legal, strict=True))
             )
         # A chunk or shard larger than the region is written by one block whatever its extent.
-        units.append(tuple(min(u, _cover(region, origin, i)) for i, u in enumerate(unit)))
-    whole = tuple(_cover(region, origin, i) for i in range(region.ndim))
+        units.append(tuple(min(u, cover) for u, cover in zip(unit, whole, strict=True)))
     # A block that covers the region need not be a whole number of anything.
     return tuple(min(n, cover) for n, cover in zip(common_multiple(units), whole, strict=True)), origin
 

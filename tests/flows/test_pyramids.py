@@ -107,6 +107,29 @@ def test_level_zero_must_line_up_with_the_windows(tmp_path: Path, labels: nb.Vol
         make_plan(from_mapping(document(tmp_path, labels), tmp_path))
 
 
+def test_chunks_that_begin_elsewhere_along_an_axis_that_every_block_holds(tmp_path: Path) -> None:
+    """A projection looks along all of z: where other chunks begin along it is of no account."""
+    data = np.random.default_rng(2).integers(0, 999, (30, 20, 24), np.uint16)
+    volume = nb.create(tmp_path / "in.zarr", shape=data.shape, dtype="uint16", offset=(5, -7, 2), chunks=(8, 8, 8))
+    volume.write(volume.domain, data)
+    result = run(
+        {
+            "inputs": {"a": volume.url},
+            "region": {"z": [9, 30], "y": [-5, 11]},
+            "steps": [
+                {"project": {"input": "a", "output": "highest"}},
+                {"copy": {"input": "a", "output": "same"}},
+            ],
+            "outputs": {"highest": "highest.tif", "same": {"url": "same.zarr", "chunks": {"z": 4, "y": 8, "x": 8}}},
+            "cluster": {"kind": "inline"},
+            "directory": str(tmp_path / "run"),
+        }
+    )
+    part = data[4:25, 2:18]
+    assert np.array_equal(nb.open(result.outputs["same"])[...], part)
+    assert np.array_equal(nb.open(result.outputs["highest"])[...], part.max(axis=0, keepdims=True))
+
+
 def test_blocks_too_small_for_all_levels_make_stages_of_their_own(tmp_path: Path, labels: nb.Volume) -> None:
     region = {"z": [8, 43], "y": [16, 103], "x": [24, 98]}
     small = document(tmp_path, labels, region=region, blocks={"z": 16, "y": 16, "x": 16})

@@ -14,6 +14,7 @@ from pyarrow import csv, parquet
 
 import ndbatch as nb
 from ndbatch import events
+from ndbatch.config.load import from_mapping
 from ndbatch.errors import ConfigError, NdbatchError
 from ndbatch.remotes import memory
 
@@ -293,6 +294,27 @@ def test_a_trial_of_one_plane(job: dict[str, Any], image: nb.Volume) -> None:
     assert all(array.shape == (1, 30, 40) for array, _ in tried.arrays.values())
     assert np.array_equal(tried.arrays["image"][0][0], image[...][5])
     require_nothing_written(before)
+
+
+@pytest.mark.parametrize("slice_only", [False, True])
+def test_a_trial_of_coarser_arrays(slice_only: bool, job: dict[str, Any], image: nb.Volume, tmp_path: Path) -> None:
+    """Coarser arrays are their voxels there, of whole windows; pyramids and shards of the outputs need no place."""
+    from ndbatch.cli.trial import shown
+
+    job["steps"][3:] = [
+        {"downsample": {"input": "image", "factors": {"z": 2, "y": 2, "x": 2}, "method": "max", "output": "half"}},
+        {"downsample": {"input": "pieces", "factors": {"y": 2, "x": 2}, "output": "few"}},
+    ]
+    job["outputs"] = {"pieces": {"url": "pieces.zarr", "pyramid": 2}, "half": "half.n5", "few": "few.tif"}
+    tried = nb.try_region(job, {"z": 105, "y": 20, "x": 20}, slice_only=slice_only)
+    half, box = tried.arrays["half"]
+    whole = image[...].reshape(7, 2, 15, 2, 20, 2).max(axis=(1, 3, 5))
+    assert box == tried.box.coarsened((2, 2, 2))
+    assert np.array_equal(half, whole[box.slices((50, 0, 0))])
+    assert tried.arrays["few"][0].shape == tried.box.coarsened((1, 2, 2)).shape
+    lines = shown(tried, from_mapping(job), tmp_path / "look.png")
+    assert [line for line in lines if "half: " in line and "uint16" in line]
+    assert (tmp_path / "look.png").stat().st_size > 0
 
 
 def test_a_trial_that_fails_leaves_nothing(job: dict[str, Any], functions: Any) -> None:
