@@ -148,7 +148,7 @@ def _head(path: Path) -> Any:
 
 def _unsigned(head: Any) -> bool:
     """Return whether bytes are unsigned: files of IMOD with the flag for signed ones not set."""
-    stamp, flags = np.frombuffer(bytes(head["extra2"])[44:52].ljust(8, b"\0"), head.dtype["nx"])
+    stamp, flags = np.frombuffer(bytes(head["extra2"])[40:48].ljust(8, b"\0"), head.dtype["nx"])
     return bool(stamp == IMOD and not flags & 1)
 
 
