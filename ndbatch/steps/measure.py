@@ -7,29 +7,29 @@ not be connected. Why and how is written in docs/design/measure.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box
+from ndbatch.steps import object_shapes as shapes
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
-from ndbatch.steps.exact_sums import deviations, quotients
 from ndbatch.steps.grouping import in_batches, merged_by_key
-from ndbatch.steps.object_rows import ObjectRows, combined, rows_of_block, wide_label
+from ndbatch.steps.object_columns import Columns
+from ndbatch.steps.object_rows import ObjectRows, Wanted, combined, rows_of_block
+from ndbatch.steps.zone_rows import ZoneTable, require_names, zone_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
-_CONTENTS = {3: "volume_um3", 2: "area_um2", 1: "length_um"}
-"""Name of the physical size by number of spatial axes."""
+Property = Literal["shape", "surface", "neighbours", "distribution"]
 
 
 class Measure(Step):
@@ -44,6 +44,20 @@ class Measure(Step):
     percentiles: Annotated[tuple[Percent, ...], Field(strict=False)] = ()
     """Percentiles of the intensities of each object, such as [5, 50, 95]. They are exact, and need every value of every
     object once in the journal: several bytes a voxel, where everything else takes some bytes an object."""
+    properties: Annotated[tuple[Property, ...], Field(strict=False)] = ()
+    """More columns. shape: equivalent diameter, extent, lengths of the main axes, direction of the longest, inertia tensor.
+    surface: area by Crofton's formula and sphericity; of planes the perimeter. neighbours: how many objects touch it face to
+    face, and the area of contact. distribution: median, skewness and kurtosis of the intensities, at the cost of
+    percentiles."""
+    zones: str | None = None
+    """A volume of zones, such as the regions of an atlas: an object is of the zone that holds most of its voxels, the
+    smallest of several."""
+    zones_output: str | None = None
+    """The name of a table of the zones: how many objects, how many voxels, and objects per cubic millimetre."""
+    zone_names: str | None = None
+    """A CSV file of the zones' names: the first column is the number, the second the name."""
+    names: Literal["plain", "regionprops"] = "plain"
+    """What columns are called: plainly, with units, or as scikit-image's regionprops_table calls them, where it can."""
     output: str
     """The name of the table."""
 
@@ -51,6 +65,13 @@ class Measure(Step):
     def _percentiles_fit(self) -> Measure:
         if self.percentiles and self.intensity is None:
             raise ValueError("percentiles are those of an image; add intensity: NAME, or remove percentiles")
+        if "distribution" in self.properties and self.intensity is None:
+            raise ValueError("properties: distribution is that of an image; add intensity: NAME, or remove it")
+        for name in ("zones_output", "zone_names"):
+            if getattr(self, name) is not None and self.zones is None:
+                raise ValueError(f"{name} needs zones: NAME, the volume of zones")
+        if self.zone_names is not None and self.zones_output is None:
+            raise ValueError("zone_names are for the table of zones; add zones_output: NAME")
         if len(set(self.percentiles)) < len(self.percentiles):
             raise ValueError(f"percentiles: {list(self.percentiles)} names one twice")
         return self
@@ -58,19 +79,21 @@ class Measure(Step):
     @property
     def sources(self) -> dict[str, str]:
         """The arrays it reads."""
-        return {"labels": self.labels} | ({} if self.intensity is None else {"intensity": self.intensity})
+        named = {"labels": self.labels, "intensity": self.intensity, "zones": self.zones}
+        return {role: name for role, name in named.items() if name is not None}
 
     @property
     def products(self) -> dict[str, str]:
-        """The table it makes."""
-        return {"output": self.output}
+        """The tables it makes."""
+        return {"output": self.output} | ({} if self.zones_output is None else {"zones": self.zones_output})
 
     def bind(self, inputs: Mapping[str, ArrayInfo], dtypes: Mapping[str, np.dtype[Any]]) -> Operation:
-        """Return the operation: no halo, no passes, a table and no array.
+        """Return the operation: no passes, tables and no array; a halo of one voxel for surface and neighbours.
 
-        Raises PlanError for labels that are no whole numbers and for an image that is not real.
+        Raises PlanError for labels and zones that are no whole numbers, for an image that is not real, for shapes of lines
+        and of very long volumes, and for a file of names that cannot be read.
         """
-        labels, image = inputs["labels"], inputs.get("intensity")
+        labels, image, zones = inputs["labels"], inputs.get("intensity"), inputs.get("zones")
         if labels.dtype.kind not in "bui":
             raise PlanError(
                 f"measure: {self.labels} is {labels.dtype}, and objects are told apart by whole numbers; put a components "
@@ -78,12 +101,37 @@ class Measure(Step):
             )
         if image is not None and image.dtype.kind not in "buif":
             raise PlanError(f"measure: {self.intensity} is {image.dtype}; use integers or floating point numbers")
+        if zones is not None and zones.dtype.kind not in "bui":
+            raise PlanError(f"measure: {self.zones} is {zones.dtype}, and zones are whole numbers")
+        columns = Columns(
+            labels,
+            None if image is None else _measured(image.dtype),
+            self.percentiles,
+            frozenset(self.properties),
+            None if zones is None else zones.dtype,
+            self.names == "regionprops",
+        )
+        self._require_shapes(columns)
+        around = {"surface", "neighbours"} & set(self.properties)
+        listed = bool(self.percentiles) or "distribution" in self.properties
         return _Measuring(
             arrays={},
-            tables=("output",),
-            working_bytes=_working_bytes(labels, image, bool(self.percentiles)),
-            columns=_Columns(labels, None if image is None else _measured(image.dtype), self.percentiles),
+            tables=("output",) if self.zones_output is None else ("output", "zones"),
+            halo=tuple(int(axis in columns.space) for axis in labels.axes) if around else (),
+            working_bytes=_working_bytes(labels, image, listed)
+            + (labels.dtype.itemsize + 12.0 if around else 0.0)
+            + (0.0 if zones is None else zones.dtype.itemsize + 24.0),
+            columns=columns,
+            zone_table=ZoneTable(require_names(self.zone_names), labels.voxel_size, labels.axes),
         )
+
+    def _require_shapes(self, columns: Columns) -> None:
+        wanted = [name for name in self.properties if name in ("shape", "surface")]
+        if wanted and len(columns.space) < 2:
+            raise PlanError(f"measure: {wanted[0]} needs at least two axes of more than one voxel")
+        ends = (*columns.labels.domain.start, *columns.labels.domain.stop)
+        if "shape" in wanted and max(map(abs, ends)) > shapes.LONGEST:
+            raise PlanError(f"measure: shape works up to {shapes.LONGEST} voxels from 0; set the offset of the input")
 
 
 def _measured(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -99,101 +147,51 @@ def _working_bytes(labels: ArrayInfo, image: ArrayInfo | None, pairs: bool) -> f
 
 @dataclass(frozen=True)
 class _Measuring(Operation):
-    columns: _Columns = field(kw_only=True)
+    columns: Columns = field(kw_only=True)
+    zone_table: ZoneTable = field(kw_only=True)
 
     def apply(
         self, inputs: Mapping[str, Patch], box: Box, block: Block, states: Mapping[str, Any]
     ) -> Mapping[str, pa.RecordBatch]:
-        """Return a partial row for each object that has voxels in the core."""
-        image = inputs["intensity"].crop(block.core) if "intensity" in inputs else None
-        rows = rows_of_block(
-            inputs["labels"].crop(block.core), image, block.core, self.columns.labels.axes, bool(self.columns.percents)
+        """Return a partial row for each object that has voxels in the core, and what is known of the zones there."""
+        cores = {role: patch.crop(block.core) for role, patch in inputs.items()}
+        properties, axes = self.columns.properties, self.columns.labels.axes
+        wanted = Wanted(
+            bool(self.columns.percents) or "distribution" in properties,
+            self.columns.space if "shape" in properties else "",
         )
-        return {"output": self.columns.nothing() if rows is None else rows.to_batch()}
+        zones = cores.get("zones")
+        rows = rows_of_block(cores["labels"], cores.get("intensity"), block.core, axes, wanted, zones)
+        if rows is not None:
+            rows = self._with_surroundings(rows, inputs["labels"], block.core)
+        made = {"output": self.columns.nothing() if rows is None else rows.to_batch()}
+        if "zones" in self.tables and zones is not None:
+            made["zones"] = zone_rows(rows, zones).to_batch()
+        return made
+
+    def _with_surroundings(self, rows: ObjectRows, labels: Patch, core: Box) -> ObjectRows:
+        """Return the rows with what the voxels around each object tell: crossings, and whom it touches."""
+        properties, columns, lists = self.columns.properties, dict(rows.columns), dict(rows.lists)
+        if not {"surface", "neighbours"} & properties:
+            return rows
+        data = labels.data.view(np.uint8) if labels.data.dtype.kind == "b" else labels.data
+        patch, order = Patch(data, labels.box), rows.label.astype(data.dtype)
+        space = tuple(axis in self.columns.space for axis in self.columns.labels.axes)
+        if "surface" in properties:
+            found = shapes.crossings(patch, core, order, space)
+            columns |= {f"crossings.{k}": found[:, k] for k in range(found.shape[1])}
+        if "neighbours" in properties:
+            lists["neighbours"], faces = shapes.touching(patch, core, order, space)
+            columns |= {f"faces.{a}": faces[:, i] for i, a in enumerate(self.columns.labels.axes) if space[i]}
+        return replace(rows, columns=columns, lists=lists)
 
     def finish(self, role: str, rows: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa.RecordBatch]:
-        """Yield a row for each object, in order of label; where there are none, the columns alone."""
+        """Yield a row for each object, in order of label, or one for each zone; where there are none, the columns alone."""
         partial = merged_by_key(rows, "label", lambda table: combined([ObjectRows.of_table(table)]).to_batch(), scratch)
+        if role == "zones":
+            yield self.zone_table.counted(ObjectRows.of_table(batch) for batch in partial)
+            return
         batches = in_batches(self.columns.finished(ObjectRows.of_table(batch)) for batch in partial)
         first = next(batches, None)
         yield self.columns.nothing() if first is None else first
         yield from batches
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of the table: their names, their types, and how they follow from the merged rows."""
-
-    labels: ArrayInfo
-    image: np.dtype[Any] | None
-    percents: tuple[float, ...]
-
-    def nothing(self) -> pa.RecordBatch:
-        """Return the table's columns without a row."""
-        import pyarrow as pa
-
-        return pa.RecordBatch.from_pydict({name: np.empty(0, dtype) for name, dtype in self.types().items()})
-
-    def types(self) -> dict[str, Any]:
-        """Return names and dtypes of the columns, in their order."""
-        axes, scale = self.labels.axes, self._scale()
-        made: dict[str, Any] = {"label": wide_label(self.labels.dtype), "voxels": np.int64}
-        made |= {_CONTENTS[len(scale)]: np.float64} if scale else {}
-        made |= dict.fromkeys(axes, np.float64) | {f"{axis}_um": np.float64 for axis in scale}
-        made |= {f"bbox_{end}_{axis}": np.int64 for end in ("min", "max") for axis in axes}
-        if self.image is not None:
-            made |= {"intensity_mean": np.float64, "intensity_min": self.image, "intensity_max": self.image}
-            made |= {"intensity_std": np.float64} | {f"intensity_p{p:g}": np.float64 for p in self.percents}
-            made |= {"intensity_excluded": np.int64} if self.image.kind == "f" else {}
-        return made | {"touches_border": np.bool_}
-
-    def _scale(self) -> dict[str, float]:
-        """Return micrometres a voxel along the spatial axes; empty where they are not known."""
-        size = self.labels.voxel_size
-        return (
-            {} if size is None else {axis: s for axis, s in zip(self.labels.axes, size, strict=True) if axis in "zyx"}
-        )
-
-    def finished(self, rows: ObjectRows) -> pa.RecordBatch:
-        """Return the rows of the table for merged `rows`."""
-        import pyarrow as pa
-
-        made = self._places(rows)
-        if self.image is not None:
-            made |= self._intensities(rows)
-        return pa.RecordBatch.from_pydict({name: np.asarray(made[name], dtype) for name, dtype in self.types().items()})
-
-    def _places(self, rows: ObjectRows) -> dict[str, Any]:
-        """Return size, centroid, bounds and whether a bound is that of the volume.
-
-        An axis of one voxel has no border: all objects of a plane would touch it.
-        """
-        voxels, domain, scale = rows.columns["voxels"], self.labels.domain, self._scale()
-        made: dict[str, Any] = {"label": rows.label, "voxels": voxels}
-        if scale:
-            made[_CONTENTS[len(scale)]] = voxels * math.prod(scale.values())
-        touches = np.zeros(len(voxels), bool)
-        for number, axis in enumerate(self.labels.axes):
-            made[axis] = quotients(rows.sums[axis], voxels)
-            low, high = rows.columns[f"min.{axis}"], rows.columns[f"max.{axis}"]
-            made |= {f"bbox_min_{axis}": low, f"bbox_max_{axis}": high}
-            if axis in scale:
-                made[f"{axis}_um"] = made[axis] * scale[axis]
-            if axis in "zyx" and domain.shape[number] > 1:
-                touches |= (low == domain.start[number]) | (high == domain.stop[number])
-        return made | {"touches_border": touches}
-
-    def _intensities(self, rows: ObjectRows) -> dict[str, Any]:
-        """Return what is measured of the image; NaN where an object has no finite voxel."""
-        columns, voxels = rows.columns, rows.columns["voxels"]
-        finite = columns.get("finite", voxels)
-        made: dict[str, Any] = {"intensity_min": columns["low"], "intensity_max": columns["high"]}
-        if "finite" in columns:
-            made = {name: np.where(finite > 0, values, np.nan) for name, values in made.items()}
-            made["intensity_excluded"] = voxels - finite
-        made["intensity_mean"] = quotients(rows.sums["intensity"], finite)
-        made["intensity_std"] = deviations(rows.sums["intensity"], rows.sums["squares"], finite)
-        if rows.pairs is not None:
-            found = rows.pairs.percentiles(self.percents)
-            made |= {f"intensity_p{p:g}": values for p, values in zip(self.percents, found, strict=True)}
-        return made

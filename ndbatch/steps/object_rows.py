@@ -7,7 +7,7 @@ than voxels in anything but noise, and every sum over a run is one call of numpy
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.exact_sums import SLAB, Limbs, carried, moments
+from ndbatch.steps.object_shapes import products
 from ndbatch.steps.value_counts import ValueCounts, tally
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _MERGES: Mapping[str, np.ufunc] = {
     "max": np.maximum,
     "low": np.minimum,
     "high": np.maximum,
+    "crossings": np.add,
+    "faces": np.add,
 }
 
 
@@ -35,25 +38,27 @@ class ObjectRows:
     """Partial results, a row for each of `label` (integers, ascending and unique after `combined`).
 
     `columns`: `voxels`; `min.A` and `max.A`, the half-open bounds along axis A in absolute voxels; with an image `finite`
-    (voxels that are neither NaN nor infinite), `low` and `high` (over these). `sums`: those of the voxel positions by
-    axis, and `intensity` and `squares`. `pairs`: the image's values, where percentiles are wanted.
+    (voxels that are neither NaN nor infinite), `low` and `high` (over these); `crossings.K` and `faces.A`, where surfaces
+    and neighbours are wanted (`object_shapes`). `sums`: those of the voxel positions by axis, of their products `B.A`, and
+    `intensity` and `squares`. `lists`: how often each `values` of the image, each of the `neighbours`, each of the `zones`
+    occurs, where that is wanted.
     """
 
     label: Array
     columns: Mapping[str, Array]
     sums: Mapping[str, Limbs]
-    pairs: ValueCounts | None = None
+    lists: Mapping[str, ValueCounts] = field(default_factory=dict)
 
     def to_batch(self) -> pa.RecordBatch:
-        """Return the rows as Arrow: labels of 64 bits, `sum.NAME@K` for limb K of a sum, lists for the pairs."""
+        """Return the rows as Arrow: labels of 64 bits, `sum.NAME@K` for limb K of a sum, two lists for each of `lists`."""
         import pyarrow as pa
 
         made: dict[str, Any] = {"label": self.label.astype(wide_label(self.label.dtype), copy=False), **self.columns}
         made |= {f"sum.{name}@{k}": digits for name, limbs in self.sums.items() for k, digits in limbs.items()}
-        if self.pairs is not None:
-            offsets = self.pairs.offsets.astype(np.int32)
-            made["values"] = pa.ListArray.from_arrays(offsets, self.pairs.values)
-            made["counts"] = pa.ListArray.from_arrays(offsets, self.pairs.counts)
+        for name, pairs in self.lists.items():
+            offsets = pairs.offsets.astype(np.int32)
+            made[f"list.{name}"] = pa.ListArray.from_arrays(offsets, pairs.values)
+            made[f"count.{name}"] = pa.ListArray.from_arrays(offsets, pairs.counts)
         return pa.RecordBatch.from_pydict(made)
 
     @staticmethod
@@ -65,10 +70,11 @@ class ObjectRows:
             if name.startswith("sum."):
                 what, _, k = name[4:].rpartition("@")
                 sums.setdefault(what, {})[int(k)] = table[name].fill_null(0).to_numpy()
-            elif name not in ("label", "values", "counts"):
+            elif name != "label" and not name.startswith(("list.", "count.")):
                 columns[name] = table[name].to_numpy()
-        pairs = _pairs(table["values"], table["counts"]) if "values" in table.column_names else None
-        return ObjectRows(table["label"].to_numpy(), columns, sums, pairs)
+        named = [name[5:] for name in table.column_names if name.startswith("list.")]
+        lists = {name: _pairs(table[f"list.{name}"], table[f"count.{name}"]) for name in named}
+        return ObjectRows(table["label"].to_numpy(), columns, sums, lists)
 
 
 def wide_label(dtype: np.dtype[Any]) -> type[np.generic]:
@@ -104,12 +110,11 @@ def combined(parts: Sequence[ObjectRows]) -> ObjectRows:
     sums = {
         name: _added([(part.sums[name], len(part.label)) for part in parts], order, starts) for name in parts[0].sums
     }
-    pairs = None
-    if parts[0].pairs is not None:
-        rank = np.empty(len(label), np.int64)
+    rank = np.empty(len(label) if parts[0].lists else 0, np.int64)
+    if parts[0].lists:
         rank[order] = np.cumsum(fresh) - 1
-        pairs = _pooled([part.pairs for part in parts if part.pairs is not None], rank, len(starts))
-    return ObjectRows(ordered[starts], columns, sums, pairs)
+    lists = {name: _pooled([part.lists[name] for part in parts], rank, len(starts)) for name in parts[0].lists}
+    return ObjectRows(ordered[starts], columns, sums, lists)
 
 
 def _added(parts: Sequence[tuple[Limbs, int]], order: Array, starts: Array) -> Limbs:
@@ -129,22 +134,37 @@ def _pooled(parts: Sequence[ValueCounts], rank: Array, groups: int) -> ValueCoun
     return tally(np.repeat(rank, lengths), values, groups, counts)
 
 
-def rows_of_block(labels: Array, image: Array | None, box: Box, axes: str, pairs: bool) -> ObjectRows | None:
+@dataclass(frozen=True)
+class Wanted:
+    """What is kept of objects beside size, place and sums of intensities."""
+
+    values: bool = False
+    """Every value of the image, for percentiles."""
+    products: str = ""
+    """Axes whose positions' products are summed, for the shape."""
+
+
+def rows_of_block(
+    labels: Array, image: Array | None, box: Box, axes: str, wanted: Wanted = Wanted(), zones: Array | None = None
+) -> ObjectRows | None:
     """Return the rows of all objects (labels but 0) in `labels`, the voxels of `box`; None where there are none.
 
-    `labels` are bool or integers, `image` any real dtype, of the same shape; axes are C-order and named by `axes`. With
-    `pairs` the image's values are kept. Beside contiguous copies of its arguments this needs memory for `SLAB` voxels and
+    `labels` are bool or integers, `image` any real dtype, `zones` integers, of the same shape; axes are C-order and named by
+    `axes`. Beside contiguous copies of its arguments this needs memory for `SLAB` voxels and
     for the rows.
     """
     flat = np.ascontiguousarray(labels).reshape(-1)
     if flat.dtype.kind == "b":
         flat = flat.view(np.uint8)
     values = None if image is None else np.ascontiguousarray(image).reshape(-1)
+    places = None if zones is None else np.ascontiguousarray(zones).reshape(-1)
     gathered: list[ObjectRows] = []
     size = done = 0
     for begin in range(0, flat.size, SLAB):
         slab = slice(begin, min(begin + SLAB, flat.size))
-        rows = _of_slab(flat[slab], None if values is None else values[slab], begin, box, axes, pairs)
+        of_image = None if values is None else values[slab]
+        of_zones = None if places is None else places[slab]
+        rows = _of_slab(flat[slab], of_image, of_zones, begin, box, axes, wanted)
         if rows is None:
             continue
         gathered.append(rows)
@@ -157,10 +177,12 @@ def rows_of_block(labels: Array, image: Array | None, box: Box, axes: str, pairs
 
 def _weight(rows: ObjectRows) -> int:
     """Return how many rows and pairs are held."""
-    return len(rows.label) + (0 if rows.pairs is None else len(rows.pairs.values))
+    return len(rows.label) + sum(len(pairs.values) for pairs in rows.lists.values())
 
 
-def _of_slab(labels: Array, image: Array | None, begin: int, box: Box, axes: str, pairs: bool) -> ObjectRows | None:
+def _of_slab(
+    labels: Array, image: Array | None, zones: Array | None, begin: int, box: Box, axes: str, wanted: Wanted
+) -> ObjectRows | None:
     """Return the rows of the voxels at `begin` and after it in the C-order of `box`; None where all are background."""
     cut = np.ones(len(labels), bool)
     np.not_equal(labels[1:], labels[:-1], out=cut[1:])
@@ -172,38 +194,52 @@ def _of_slab(labels: Array, image: Array | None, begin: int, box: Box, axes: str
     if len(kept) == 0:
         return None
     lengths = np.diff(starts, append=len(labels))
-    columns, sums = _places(starts[kept] + begin, lengths[kept], box, axes)
+    columns, sums = _places(starts[kept] + begin, lengths[kept], box, axes, wanted.products)
+    finite = None
     if image is not None:
         image, finite = _finite(image)
         of_image, moments_of_image = _intensities(image, finite, starts, kept, lengths)
         columns |= of_image
         sums |= moments_of_image
     rows = combined([ObjectRows(found[kept], columns, sums)])
-    if image is None or not pairs:
+    listed = {"values": (image, finite)} if wanted.values and image is not None else {}
+    listed |= {"zones": (zones, None)} if zones is not None else {}
+    if not listed:
         return rows
     owner = np.full(len(starts), -1, np.int64)
     owner[kept] = np.searchsorted(rows.label, found[kept])
     owners = np.repeat(owner, lengths)
-    inside = owners >= 0 if finite is None else (owners >= 0) & finite
-    if not inside.all():
-        owners, image = owners[inside], image[inside]
-    return ObjectRows(rows.label, rows.columns, rows.sums, tally(owners, image, len(rows.label)))
+    lists = {name: _listed(owners, *what, len(rows.label)) for name, what in listed.items()}
+    return replace(rows, lists=lists)
 
 
-def _places(first: Array, lengths: Array, box: Box, axes: str) -> tuple[dict[str, Array], dict[str, Limbs]]:
-    """Return bounds and position sums of runs of `lengths` voxels from the C-order positions `first` in `box` on."""
+def _listed(owners: Array, values: Array, valid: Array | None, groups: int) -> ValueCounts:
+    """Return the values of objects; `owners` is the object of each voxel, -1 for none."""
+    inside = owners >= 0 if valid is None else (owners >= 0) & valid
+    return tally(owners, values, groups) if inside.all() else tally(owners[inside], values[inside], groups)
+
+
+def _places(
+    first: Array, lengths: Array, box: Box, axes: str, squared: str
+) -> tuple[dict[str, Array], dict[str, Limbs]]:
+    """Return bounds and position sums, and for the axes `squared` sums of products of positions, of runs of `lengths` voxels
+    from the C-order positions `first` in `box` on."""
     columns: dict[str, Array] = {"voxels": lengths}
     sums: dict[str, Limbs] = {}
+    starts: dict[str, Array] = {}
     rest = first
     for axis in reversed(range(box.ndim)):
         rest, place = np.divmod(rest, box.shape[axis])
         place += box.start[axis]
+        starts[axes[axis]] = place
         last = axis == box.ndim - 1
         columns[f"min.{axes[axis]}"] = place
         columns[f"max.{axes[axis]}"] = place + (lengths if last else 1)
         total = lengths * place
         # Below 2**62 over a slab, because positions are below 2**44.
         sums[axes[axis]] = {0: total + lengths * (lengths - 1) // 2 if last else total}
+    if squared:
+        sums |= products(lengths, {axis: starts[axis] for axis in squared})
     return columns, sums
 
 
