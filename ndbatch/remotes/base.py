@@ -128,7 +128,9 @@ class Abilities:
 def nearest_dtype(wanted: np.dtype[Any], known: Sequence[str]) -> str:
     """Return the smallest of the types `known` that holds every value of `wanted`, or all of them where none does."""
     fits = [name for name in known if np.can_cast(wanted, name, "safe")]
-    return min(fits, key=lambda name: (np.dtype(name).itemsize, "uifb".index(np.dtype(name).kind)), default=", ".join(known))
+    return min(
+        fits, key=lambda name: (np.dtype(name).itemsize, "uifb".index(np.dtype(name).kind)), default=", ".join(known)
+    )
 
 
 class Volume(ABC):
@@ -175,7 +177,9 @@ class Volume(ABC):
         name, able = cls.abilities.title or cls.scheme, cls.abilities
         if spec.dtype.name not in able.dtypes:
             near = nearest_dtype(spec.dtype, able.dtypes)
-            raise PlanError(f"{address.url}: {name} cannot hold {spec.dtype}; use dtype: {near}, or another format such as zarr")
+            raise PlanError(
+                f"{address.url}: {name} cannot hold {spec.dtype}; use dtype: {near}, or another format such as zarr"
+            )
         if any(spec.offset) and not able.offset:
             raise PlanError(
                 f"{address.url}: {name} keeps no position, and the volume begins at {spec.offset}; move it to 0 with translate, "

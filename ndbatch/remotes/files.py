@@ -20,7 +20,7 @@ def require_file(address: Address, format_name: str) -> Path:
 
     Raises NotFound (with the nearest name in its folder), Denied, or Corrupt for an empty one.
     """
-    _require_local(address)
+    require_local(address)
     path = Path(address.path)
     try:
         if path.is_dir():
@@ -34,7 +34,7 @@ def require_file(address: Address, format_name: str) -> Path:
 
 def is_there(address: Address) -> bool:
     """Return whether anything is at the path; Denied where that cannot be seen."""
-    _require_local(address)
+    require_local(address)
     try:
         os.stat(address.path)
     except (FileNotFoundError, NotADirectoryError):
@@ -83,7 +83,7 @@ def file_error(error: OSError, address: Address) -> RemoteError:
     return RemoteError(f"{path}: {reason}", url=address.url)
 
 
-def _require_local(address: Address) -> None:
+def require_local(address: Address) -> None:
     """Raise PlanError for a file elsewhere: formats of one file need a disk to seek in."""
     if address.place != "file":
         raise PlanError(

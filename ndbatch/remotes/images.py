@@ -23,7 +23,7 @@ from ndbatch.errors import Conflict, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
-from ndbatch.remotes.files import file_error
+from ndbatch.remotes.files import file_error, require_local
 from ndbatch.remotes.slices import (
     FORMATS,
     Head,
@@ -80,6 +80,7 @@ class ImagesVolume(Volume):
     @classmethod
     def check_spec(cls, address: Address, spec: ArraySpec) -> None:
         """Refuse what a stack cannot hold: shards, t and z together, types and channels that the format has no room for."""
+        require_local(address)
         super().check_spec(address, spec)
         address.require_options(OPTIONS)
         form = _form(address, spec)
@@ -134,6 +135,7 @@ class ImagesVolume(Volume):
     @classmethod
     def exists(cls, address: Address) -> bool:
         """Return whether the folder is there and not empty, or any file that the glob names."""
+        require_local(address)
         if any(sign in address.path for sign in GLOB):
             return any(glob.iglob(address.path))
         path = Path(address.path)
@@ -223,6 +225,7 @@ def _folder(address: Address) -> Path:
 
 def _files(address: Address) -> list[Path]:
     """Return the slices in natural order. NotFound where there is none, RemoteError where one is missing or kinds differ."""
+    require_local(address)
     path = Path(address.path)
     if any(sign in address.path for sign in GLOB):
         files = [Path(name) for name in glob.glob(address.path)]

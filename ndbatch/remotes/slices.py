@@ -180,7 +180,8 @@ def _decode(path: Path) -> Array:
         with _Pillow(path) as image:
             # The bytes of Pillow's bits are 255, which is no numpy bool.
             data = np.asarray(image.convert("L")) > 0 if image.mode == "1" else np.asarray(image)
-            if image.format == "PNG" and b"IEND" not in path.read_bytes():  # Pillow needs no end, which a whole file has
+            # Pillow needs no end, which a whole file has.
+            if image.format == "PNG" and b"IEND" not in path.read_bytes():
                 raise Corrupt(f"{path} is damaged: its end is missing; copy it again", url=str(path))
     data = np.moveaxis(data, -1, 0) if data.ndim == 3 else data
     return np.ascontiguousarray(data, dtype=dtype)

@@ -239,6 +239,7 @@ def test_what_is_refused(tmp_path: Path, image: Array) -> None:
         (f"{tmp_path}/out/*.png", (2, 8, 8), "write images://FOLDER"),
         (f"images://{tmp_path}/out?format=gif", (2, 8, 8), "use png, tif or jpeg"),
         (f"images://{tmp_path}/out", (2, 3, 3, 8, 8), "one of z and t"),
+        ("images://s3://bucket/out", (2, 8, 8), "on this machine only"),
     ):
         with pytest.raises(PlanError, match=sentence):
             nb.create(url, shape=shape)
@@ -253,3 +254,9 @@ def test_the_same_voxels_are_the_same_bytes(tmp_path: Path, image: Array) -> Non
     files = [sorted((tmp_path / name).iterdir()) for name in "ab"]
     assert [file.name for file in files[0]] == [*["ndbatch.json"], *[f"z{n:04d}.png" for n in range(12)]]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
+
+
+def test_a_stack_elsewhere_is_refused() -> None:
+    for url in ("images://s3://bucket/slices", "https://host/slices/*.png"):
+        with pytest.raises(PlanError, match="on this machine only"):
+            nb.open(url)
