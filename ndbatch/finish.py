@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndbatch.errors import StepError
 from ndbatch.geometry import Box, Grid
 from ndbatch.journal import Journal
 from ndbatch.plan.model import Plan, TableTarget, Target
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.registry import create_volume, open_volume, store_class
 from ndbatch.steps.payload import unpack_rows
+from ndbatch.tables.writing import table_ending, write_batches
 from ndbatch.worker.block import rows_key
 
 if TYPE_CHECKING:
@@ -62,49 +62,10 @@ def _write_table(plan: Plan, journal: Journal, target: TableTarget) -> int:
     batches = operation.finish(target.role, _Rows(plan, journal, target), scratch)
     target.path.parent.mkdir(parents=True, exist_ok=True)
     partial = target.path.with_name(f".{target.path.name}.partial")
-    count = _write_batches(partial, target.path.suffix, batches)
+    count = write_batches(partial, table_ending(target.path.name), batches)
     os.replace(partial, target.path)
     shutil.rmtree(scratch, ignore_errors=True)
     return count
-
-
-def _write_batches(path: Path, suffix: str, batches: Iterable[pa.RecordBatch]) -> int:
-    """Stream `batches` into a parquet or CSV file; an empty table has no columns where no row ever told them."""
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    writer: Any = None
-    schema: Any = None
-    count = 0
-    try:
-        for batch in batches:
-            if writer is None:
-                opener = parquet.ParquetWriter if suffix == ".parquet" else csv.CSVWriter
-                schema = batch.schema
-                writer = opener(str(path), schema)
-            writer.write_batch(_like(batch, schema))
-            count += batch.num_rows
-        if writer is None:
-            empty = pa.table({})
-            parquet.write_table(empty, str(path)) if suffix == ".parquet" else path.write_text("")
-    finally:
-        if writer is not None:
-            writer.close()
-    return count
-
-
-def _like(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Return `batch` with the columns and types of the first rows; StepError where blocks gave different tables."""
-    import pyarrow as pa
-
-    if batch.schema.equals(schema):
-        return batch
-    if set(batch.schema.names) != set(schema.names):
-        raise StepError(f"blocks gave different columns: {', '.join(schema.names)} and {', '.join(batch.schema.names)}")
-    try:
-        return batch.select(schema.names).cast(schema)
-    except pa.ArrowException as error:
-        raise StepError(f"blocks gave columns of different types: {error}; give every column one type") from None
 
 
 def write_staged(plan: Plan, journal: Journal) -> None:

@@ -28,6 +28,7 @@ from ndbatch.errors import ConfigError
 from ndbatch.remotes.address import ENDINGS, PLACES
 from ndbatch.remotes.base import VOXEL_TYPES
 from ndbatch.steps.base import Step
+from ndbatch.tables.writing import TABLE_ENDINGS
 from ndbatch.units import Length
 
 Auto = Literal["auto"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ndbatch.config.model import TABLE_ENDINGS, Config, Output
+from ndbatch.config.model import Config, Output
 from ndbatch.errors import ConfigError, Denied, NotFound, PlanError
 from ndbatch.geometry import Box, Shape, common_multiple
 from ndbatch.plan.model import TableTarget, Target
@@ -22,6 +22,7 @@ from ndbatch.remotes.base import VOXEL_TYPES, ArraySpec, Kind, Volume
 from ndbatch.remotes.registry import open_volume, store_class
 from ndbatch.remotes.viewing import split
 from ndbatch.steps.base import ArrayInfo
+from ndbatch.tables.writing import TABLE_ENDINGS
 
 LARGEST_WINDOW = 2**24
 """Voxels that one default chunk of a coarser array is made of at most."""

@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "geometry", "units", "events", "importing", "casting"),
-    ("remotes", "config", "steps", "ranges"),
+    ("remotes", "tables", "config", "steps", "ranges"),
     ("plan", "journal"),
     ("engine", "worker", "executors", "states"),
     ("drive", "prepare", "finish", "runner", "report", "verify", "trial", "mapping"),
