@@ -187,6 +187,8 @@ class Pyramid(Document):
 
 def _as_pyramid(value: Any) -> Any:
     """Accept `auto` or a number of levels where a mapping with `levels` is meant."""
+    if isinstance(value, str) and value != "auto":
+        raise ValueError(f"must be auto, a number of levels, or a mapping (key: value), not {value!r}")
     is_levels = value == "auto" or (isinstance(value, int) and not isinstance(value, bool))
     return {"levels": value} if is_levels else value
 

@@ -121,6 +121,8 @@ def _choice(place: Path, errors: list[tuple[Path, ErrorDetails]], model: type[Ba
     words: list[str] = []
     for _, details in errors:
         words += [_KINDS.get(details["type"]) or str(details.get("ctx", {}).get("expected", "")).replace("'", "")]
+    if "a number" in words:
+        words = [word for word in words if word != "a whole number"]
     if set(words) >= _NUMBER_OR_TEXT:
         words = ["a number", "text such as 12 um"]
     return [Problem(place, f"must be {' or '.join(dict.fromkeys(words))}, not {shown(errors[0][1]['input'])}")]

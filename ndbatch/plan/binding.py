@@ -31,7 +31,7 @@ def bind(config: Config, infos: dict[str, ArrayInfo], region: Box) -> tuple[Boun
         try:
             operation = step.bind(inputs, output_dtypes(config, step.products))
         except NdbatchError as error:
-            error.message = f"{where}: {error.message}"
+            error.message = f"{where}: {error.message.removeprefix(f'{step.kind}: ')}"
             raise
         bound = Bound(step.kind, operation, step.sources, step.products, frame)
         infos.update(_made(bound, region))
@@ -56,10 +56,10 @@ def _levels(name: str, pyramid: Pyramid, infos: dict[str, ArrayInfo], region: Bo
         number += 1
         try:
             factors = isotropic_factors(info) if pyramid.factors == "auto" else named_factors(pyramid.factors, info)
+            operation = pooling(info, factors, chosen(pyramid.method, info), name=name)
         except PlanError as error:
             error.message = f"outputs.{name}.pyramid: level {number}: {error.message}"
             raise
-        operation = pooling(info, factors, chosen(pyramid.method, info), name=name)
         if not any(n > 1 for n in infos[name].scales):
             _require_whole_windows(name, number, times(info.scales, factors), info.axes, region)
         made = level_name(name, number)

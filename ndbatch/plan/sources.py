@@ -52,10 +52,9 @@ def require_one_frame(infos: Mapping[str, ArrayInfo]) -> None:
         for what in FRAME:
             mine, theirs = getattr(frame, what), getattr(info, what)
             if not _alike(what, mine, theirs):
-                if what == "domain" and mine.shape != theirs.shape:
-                    mine, theirs = mine.shape, theirs.shape
                 raise PlanError(
-                    f"inputs {first} and {name} do not lie on the same voxels: {what} {mine} and {theirs}; {_advice(name, what)}"
+                    f"inputs {first} and {name} do not lie on the same voxels: {what} {_told(what, frame)} and "
+                    f"{_told(what, info)}; {_advice(name, what)}"
                 )
 
 
@@ -64,6 +63,15 @@ def _alike(what: str, mine: Any, theirs: Any) -> bool:
     if what != "voxel_size" or mine is None or theirs is None:
         return what == "voxel_size" or mine == theirs
     return all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(mine, theirs, strict=True))
+
+
+def _told(what: str, info: ArrayInfo) -> str:
+    """Return, with named axes, what of an input differs from the other."""
+    if what == "domain":
+        return info.domain.describe(info.axes)
+    if what == "voxel_size" and info.voxel_size is not None:
+        return ", ".join(f"{axis}: {n:g}" for axis, n in zip(info.axes, info.voxel_size, strict=True)) + " um"
+    return str(getattr(info, what))
 
 
 def _advice(name: str, what: str) -> str:

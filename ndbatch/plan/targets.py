@@ -16,7 +16,7 @@ from ndbatch.errors import ConfigError, Denied, NotFound, PlanError
 from ndbatch.geometry import Box, Shape, common_multiple
 from ndbatch.plan.model import TableTarget, Target
 from ndbatch.plan.program import Bound, Stage, level_of, times
-from ndbatch.remotes.address import ENDINGS, Address, parse
+from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.api import default_chunks
 from ndbatch.remotes.base import VOXEL_TYPES, ArraySpec, Kind, Volume
 from ndbatch.remotes.registry import open_volume, store_class
@@ -49,7 +49,7 @@ def volume_targets(
         if output is None:
             address = Address("zarr", str(config.run_directory / "scratch" / f"{name}.zarr"))
             chunks = _within(config.blocks, infos[name], chunks) or chunks
-            spec = _spec(infos[name], box, chunks, None, infos[name].kind)
+            spec = _spec(infos[name], box, chunks, None, infos[name].kind, name)
             targets[name] = Target(name, address, spec, create=True, kept=False)
             continue
         target = _target(config, name, output, infos[name], box, chunks)
@@ -110,6 +110,10 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
         raise PlanError(
             f"outputs.{name}: {address.url} lives in one process only; use cluster: {{kind: threads}}, or another store"
         )
+    if address.place in ("http", "https"):
+        raise PlanError(
+            f"outputs.{name}: {address.url} is on a web server, which is only read; write to a folder or a bucket"
+        )
     if info.dtype.name not in VOXEL_TYPES:
         raise PlanError(
             f"outputs.{name}: {info.dtype} is no type of voxel that a volume can hold; set dtype to one of "
@@ -120,7 +124,7 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
         return _existing(config, name, address, info, region)
     chunks = _along(output.chunks, info, f"outputs.{name}.chunks") or _within(config.blocks, info, default)
     shards = _along(output.shards, info, f"outputs.{name}.shards")
-    spec = _spec(info, region, chunks or default, shards, kind)
+    spec = _spec(info, region, chunks or default, shards, kind, name)
     store_class(address.scheme).check_spec(address, spec)
     staged = None
     if not store_class(address.scheme).abilities.concurrent:
@@ -191,9 +195,13 @@ def _within(blocks: Mapping[Any, int] | str, info: ArrayInfo, default: Shape) ->
     return tuple(result)
 
 
-def _spec(info: ArrayInfo, region: Box, chunks: Shape, shards: Shape | None, kind: Kind) -> ArraySpec:
-    if shards is not None and any(s % c for s, c in zip(shards, chunks, strict=True)):
-        raise PlanError(f"a shard of {shards} is not a whole number of chunks of {chunks}")
+def _spec(info: ArrayInfo, region: Box, chunks: Shape, shards: Shape | None, kind: Kind, name: str) -> ArraySpec:
+    for axis, shard, chunk in zip(info.axes, shards or chunks, chunks, strict=True):
+        if shard % chunk:
+            raise PlanError(
+                f"outputs.{name}.shards: {axis}: {shard} is not a whole number of chunks of {axis}: {chunk}; set chunks too, or "
+                f"shards: {{{axis}: {-(-shard // chunk) * chunk}}}"
+            )
     return ArraySpec(
         shape=region.shape,
         dtype=info.dtype,
@@ -290,7 +298,7 @@ def require_writable(directory: Path, targets: Mapping[str, Target], tables: Map
     places = {"directory": directory}
     places |= {f"outputs.{name}": table.path for name, table in tables.items()}
     for name, target in targets.items():
-        if target.kept and target.address.scheme in ENDINGS.values():
+        if target.kept and target.address.place == "file" in store_class(target.address.scheme).abilities.places:
             places[f"outputs.{name}"] = Path(target.address.path)
     for what, path in places.items():
         there = next(p for p in (path, *path.parents) if p.exists())

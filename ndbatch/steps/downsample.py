@@ -92,7 +92,7 @@ class Project(Step):
         if start < 0:
             raise PlanError(f"axis {self.axis} begins at {start}; set the input's offset to 0 or more")
         factors = tuple(stop if i == place else 1 for i in range(info.ndim))
-        operation = pooling(info, factors, self.method, dtypes.get("output"), self.output)
+        operation = pooling(info, factors, chosen(self.method, info), dtypes.get("output"), self.output)
         if info.voxel_size is None:
             return operation
         # One voxel as long as the volume, whatever the window is counted from.
@@ -130,7 +130,12 @@ class Pooled(Operation):
 
 
 def chosen(method: Pooling | Literal["auto"], info: ArrayInfo) -> Pooling:
-    """Return `method`, or what suits the kind of the array."""
+    """Return `method`, or what suits the kind of the array. PlanError for ids that would be reckoned with as numbers."""
+    # Of a mask of 8 bits the mean is the share of a window that is inside.
+    if info.kind is Kind.LABELS and info.dtype.itemsize > 1 and method in ("mean", "median"):
+        raise PlanError(
+            f"a {method} of labels is no label; use method: mode, or kind: image for the input if they are intensities"
+        )
     if method != "auto":
         return method
     return "mode" if info.kind is Kind.LABELS else "mean"

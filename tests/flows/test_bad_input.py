@@ -70,6 +70,39 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "an output that no table can be": ({"outputs": {"out": "out.csv"}}, ("outputs.out", "out.csv", "out.zarr")),
     "an output of a format that is only read": ({"outputs": {"out": "out.xyz"}}, ("out.xyz", "format")),
     "an output whose parent is a file": ({"outputs": {"out": {"url": "../../job.yaml/out.zarr"}}}, ("job.yaml",)),
+    "an output without ending whose parent is a file": (
+        {"outputs": {"out": {"url": "precomputed://../../job.yaml/out"}}},
+        ("outputs.out", "job.yaml is a file, not a folder"),
+    ),
+    "an output on a web server": (
+        {"outputs": {"out": {"url": "http://127.0.0.1:9/out.zarr"}}},
+        ("outputs.out", "web server, which is only read"),
+    ),
+    "shards that are no whole number of chunks": (
+        {"outputs": {"out": {"url": "out.zarr", "chunks": BLOCK, "shards": {"z": 8, "y": 24, "x": 32}}}},
+        ("outputs.out.shards: y: 24 is not a whole number of chunks of y: 16", "shards: {y: 32}"),
+    ),
+    "a mean of labels": (
+        {
+            "inputs": {"image": {"url": "image.zarr", "kind": "labels"}},
+            "steps": [{"downsample": {**STEP, "method": "mean"}}],
+        },
+        ("step 1 (downsample): a mean of labels is no label; use method: mode",),
+    ),
+    "a pyramid of medians of labels": (
+        {
+            "inputs": {"image": {"url": "image.zarr", "kind": "labels"}},
+            "outputs": {"out": {"url": "out.zarr", "pyramid": {"levels": 1, "method": "median"}}},
+        },
+        ("outputs.out.pyramid: level 1: a median of labels is no label",),
+    ),
+    "inputs that lie apart": (
+        {
+            "inputs": {"image": "image.zarr", "other": {"url": "image.zarr", "offset": {"z": 3}}},
+            "steps": [{"arithmetic": {"inputs": {"a": "image", "b": "other"}, "expression": "a + b", "output": "out"}}],
+        },
+        ("z: [0, 16], y: [0, 32], x: [0, 32] and z: [3, 19]", "resample"),
+    ),
     "a run directory that is a file": ({"directory": "job.yaml"}, ("job.yaml",)),
     "a secret where no service is": (
         {"inputs": {"image": {"url": "image.zarr", "token": {"env": "NDBATCH_NO_SUCH"}}}},
