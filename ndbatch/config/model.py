@@ -54,9 +54,6 @@ VoxelType = Annotated[str, *_one_of(VOXEL_TYPES, "a type of voxels")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(ge=1)]
 
-TABLE_ENDINGS = (".parquet", ".csv")
-"""Endings that make an output a table."""
-
 
 class Document(BaseModel):
     """A mapping of the YAML file: frozen, unknown keys refused, no silent conversion of types."""

@@ -22,6 +22,7 @@ BUILT_IN = {
     "mask": "ndbatch.steps.mask:Mask",
     "downsample": "ndbatch.steps.downsample:Downsample",
     "project": "ndbatch.steps.downsample:Project",
+    "density": "ndbatch.steps.density:Density",
     "normalize": "ndbatch.steps.normalize:Normalize",
     "erode": "ndbatch.steps.morphology:Erode",
     "dilate": "ndbatch.steps.morphology:Dilate",
