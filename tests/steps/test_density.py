@@ -86,7 +86,8 @@ def test_bind_declares_the_map() -> None:
     # Neither frames nor an axis of one voxel are made coarser.
     assert operation.scale == (1, 1, 10, 8)
     assert (made.domain.shape, made.voxel_size) == ((3, 1, 4, 6), (1.0, 4.0, 20.0, 20.0))
-    assert (made.dtype, made.kind) == (np.float32, Kind.IMAGE)
+    assert made.dtype == np.float32
+    assert made.kind is Kind.IMAGE
 
 
 def test_frames_are_not_mixed() -> None:
