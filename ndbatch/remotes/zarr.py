@@ -169,9 +169,10 @@ class ZarrVolume(Volume):
         self._place.array.path.require_writable()
         region = self._handle[self._order.slices(box, self.offset)]
         try:
-            # Never with can_reference_source_data_indefinitely: tensorstore 0.1.86 then takes chunks of four axes and more that
-            # are not contiguous in the array for zeros, and stores nothing.
-            region.write(self._order.array_to_stored(data)).result()
+            # The caller waits until all is stored, so the array need not be copied: 140 MB less a worker. But with four axes
+            # and more tensorstore 0.1.86 then takes chunks that are not contiguous in the array for zeros, and stores nothing.
+            borrowed = data.ndim <= 3
+            region.write(self._order.array_to_stored(data), can_reference_source_data_indefinitely=borrowed).result()
         except FAILURES as error:
             raise translated(error, self.address, f"the box {box.describe(self.axes)}") from None
 
