@@ -19,7 +19,16 @@ def verbs(name: str = "verbs") -> str:
     if name != "verbs":
         raise KeyError(name)
     root: Any = get_command(app)
-    return "\n" + "\n".join(line for verb, command in root.commands.items() for line in _verb(verb, command)) + "\n"
+    return "\n" + "\n".join(line for verb, command in _named(root) for line in _verb(verb, command)) + "\n"
+
+
+def _named(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every verb with its name, those of a group (`points convert`) after the group's."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _named(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def _verb(verb: str, command: Any) -> Iterator[str]:
