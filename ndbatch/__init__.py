@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ndbatch.config.load import load
     from ndbatch.config.model import Config
+    from ndbatch.copying import copy
+    from ndbatch.downsampling import downsample
     from ndbatch.errors import NdbatchError
     from ndbatch.geometry import Box
     from ndbatch.mapping import map_blocks
@@ -35,7 +37,9 @@ _HOMES = {
     "Volume": "ndbatch.remotes.base",
     "check": "ndbatch.verify",
     "connect": "ndbatch.remotes.remote",
+    "copy": "ndbatch.copying",
     "create": "ndbatch.remotes.api",
+    "downsample": "ndbatch.downsampling",
     "load": "ndbatch.config.load",
     "make_plan": "ndbatch.plan.make",
     "map_blocks": "ndbatch.mapping",
@@ -56,7 +60,9 @@ __all__ = [
     "__version__",
     "check",
     "connect",
+    "copy",
     "create",
+    "downsample",
     "load",
     "make_plan",
     "map_blocks",

@@ -59,7 +59,7 @@ def map_blocks(
     step = _step(function, volumes, made, **own)
     document = {
         "name": name or step.title,
-        "inputs": {role: _input(volume) for role, volume in volumes.items()},
+        "inputs": {role: entry_of(volume) for role, volume in volumes.items()},
         "region": dict(region) if region else None,
         "steps": (step,),
         "outputs": {NAMES[role]: _output(role, place, dtype) for role, place in made.items() if place is not None},
@@ -82,16 +82,19 @@ def _step(
     return Function.of(function, inputs={role: role for role in volumes}, **names, **own)
 
 
-def _input(volume: Volume | str) -> dict[str, Any]:
-    """Return the configuration entry of a volume, with what its file does not know itself."""
+def entry_of(volume: Volume | str) -> dict[str, Any]:
+    """Return the configuration entry of an input: the address, with what the file of a volume does not know itself.
+
+    ConfigError for a view whose facts were replaced, which no address tells.
+    """
     if isinstance(volume, str):
         return {"url": volume}
     if isinstance(volume, View):
         if volume.overridden:
             raise ConfigError(
-                f"map_blocks: {volume.url} is a view whose facts were replaced; give them to ndbatch.open instead"
+                f"{volume.url} is a view whose facts were replaced; give them to ndbatch.open instead"
             )
-        return {**_input(volume.origin), "url": volume.url}
+        return {**entry_of(volume.origin), "url": volume.url}
     spec = volume.spec
     entry: dict[str, Any] = {"url": volume.url, "axes": spec.axes, "kind": str(spec.kind)}
     entry |= {"offset": dict(zip(spec.axes, spec.offset, strict=True))}

@@ -1,12 +1,10 @@
-"""The verb copy: one volume to another place, format or shape, through the same engine as any run."""
+"""The verbs copy and downsample: one volume to another place, format, shape or scale."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,14 +12,12 @@ from ndbatch.cli.arguments import AsJson
 from ndbatch.cli.work import Quiet, carry_out
 from ndbatch.errors import ConfigError
 
-if TYPE_CHECKING:
-    from ndbatch.config.model import Config
-
 Named = list[str] | None
 """Words such as `z=0:64`, given once or more, or joined by commas."""
 
 
 Source = Annotated[str, typer.Argument(metavar="SRC", help="Path or URL of the volume; ?t=0&c=DAPI takes a place.")]
+Coarsened = Annotated[str, typer.Argument(metavar="VOLUME", help="Path or URL of the volume.")]
 Target = Annotated[str, typer.Argument(metavar="DST", help="Path or URL of the copy, which is created.")]
 Level = Annotated[int | None, typer.Option(help="Resolution level of SRC, 0 the finest.")]
 Region = Annotated[Named, typer.Option(metavar="z=0:64", help="The part to copy, in voxels or lengths.")]
@@ -36,19 +32,25 @@ Dtype = Annotated[str | None, typer.Option(help="Type of a voxel; values that do
 Meaning = Annotated[Literal["image", "labels", "probability"] | None, typer.Option(help="What the voxels mean.")]
 Chunks = Annotated[Named, typer.Option(metavar="z=64,y=64,x=64", help="Voxels of a stored chunk.")]
 Shards = Annotated[Named, typer.Option(metavar="z=512,y=512,x=512", help="Voxels of a shard, a file of many chunks.")]
+Levels = Annotated[
+    str | None,
+    typer.Option(metavar="all|N", help="Coarser levels to make too; all: until no axis is longer than 128 voxels."),
+]
 Skip = Annotated[
     Literal["empty", "identical"] | None,
     typer.Option(help="Do not write blocks of zeros, or those that DST holds already."),
 ]
 Update = Annotated[bool, typer.Option("--update", help="DST is there: replace its voxels.")]
+Pooling = Literal["auto", "mean", "mode", "median", "min", "max", "stride"]
 Workers = Annotated[int | None, typer.Option(min=1, help="Blocks at the same time; one for each core if not given.")]
 Directory = Annotated[Path | None, typer.Option(help="The run directory; runs/copy-NAME here if not given.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Remove what an earlier try made, and start over.")]
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the verb of this module to `app`."""
+    """Add the verbs of this module to `app`."""
     app.command("copy", short_help="Copy a volume to another place or format.")(copy)
+    app.command("downsample", short_help="Make the coarser levels of a volume.")(downsample)
 
 
 def copy(
@@ -67,6 +69,7 @@ def copy(
     kind: Meaning = None,
     chunks: Chunks = None,
     shards: Shards = None,
+    levels: Levels = None,
     skip: Skip = None,
     update: Update = False,
     workers: Workers = None,
@@ -80,66 +83,61 @@ def copy(
     seen = {"level": level, "transpose": transpose, "flip": flipped, "fill": fill, **_sampled(resample, voxel_size)}
     seen |= {"crop": _spans("--region", region), "pad": _spans("--pad", pad, integers=True)}
     made: dict[str, Any] = {"dtype": dtype, "kind": kind, "create": not update}
-    made |= {"chunks": _integers("--chunks", chunks), "shards": _integers("--shards", shards)}
+    made |= {
+        "chunks": _integers("--chunks", chunks),
+        "shards": _integers("--shards", shards),
+        "pyramid": _levels(levels),
+    }
     place = _integers("--offset", offset)
-    config = copy_config(source, target, _given(seen), _given(made), place, skip, workers, directory)
+    from ndbatch.copying import copy_config
+
+    config = copy_config(
+        source, target, seen, made, offset=place, skip=skip, cluster=_cluster(workers), directory=directory
+    )
     carry_out(config, config.run_directory / "config.yaml", (), fresh=fresh, as_json=as_json, quiet=quiet)
 
 
-def copy_config(
-    source: str,
-    target: str,
-    seen: Mapping[str, Any],
-    made: Mapping[str, Any],
-    offset: Mapping[str, int] | None = None,
-    skip: str | None = None,
-    workers: int | None = None,
-    directory: Path | None = None,
-) -> Config:
-    """Return the configuration of a copy: `seen` are the keys of the input beside its url, `made` those of the output.
+def downsample(
+    source: Coarsened,
+    output: Annotated[
+        str | None, typer.Option(metavar="DST", help="Write a new volume with all levels; without it VOLUME gets them.")
+    ] = None,
+    levels: Annotated[
+        str, typer.Option(metavar="auto|N", help="Levels to make; auto: until no axis is longer than 128 voxels.")
+    ] = "auto",
+    factors: Annotated[
+        Named, typer.Option(metavar="z=1,y=2,x=2", help="Voxels to one of the next level; towards cubes if not given.")
+    ] = None,
+    method: Annotated[Pooling, typer.Option(help="How voxels become one; auto: mode for labels, else mean.")] = "auto",
+    workers: Workers = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="The run directory; runs/downsample-NAME here if not given.")
+    ] = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Add coarser levels to VOLUME, or write a copy that has them. The same command goes on where it stopped."""
+    from ndbatch.downsampling import downsample_config
 
-    `offset` is the position of the copy's first voxel along named axes. Addresses become absolute, so that the record of
-    the run can be run again from anywhere. Raises ConfigError, PlanError or RemoteError; reads no voxel.
-    """
-    from ndbatch.config.load import from_mapping
-    from ndbatch.remotes import api
-    from ndbatch.remotes.address import parse
-
-    here = Path.cwd()
-    entry = {"url": parse(source, here).url, **seen}
-    if offset:
-        if "resample" in seen:
-            raise ConfigError("--offset and --resample do not go together; resample first, then copy with --offset")
-        volume = api.open(entry)
-        moved = {
-            axis: at - volume.offset[volume.axes.index(axis)] for axis, at in offset.items() if axis in volume.axes
-        }
-        if len(moved) < len(offset):
-            raise ConfigError(f"--offset names an axis that {source} lacks; its axes are {', '.join(volume.axes)}")
-        entry["translate"] = moved
-    address = parse(target, here)
-    name = _name(address.inside or address.path, address.url)
-    return from_mapping(
-        {
-            "name": name,
-            "inputs": {"source": entry},
-            "steps": [{"copy": {"input": "source", "output": "copy", **({"skip": skip} if skip else {})}}],
-            "outputs": {"copy": {"url": address.url, **made}},
-            "cluster": {"workers": workers} if workers else {},
-            "directory": str((here / (directory or Path("runs") / name)).resolve()),
-        },
-        here,
-    )
+    wanted = {"levels": _levels(levels), "factors": _integers("--factors", factors), "method": method}
+    config = downsample_config(source, output, wanted, cluster=_cluster(workers), directory=directory, fresh=fresh)
+    carry_out(config, config.run_directory / "config.yaml", (), fresh=fresh, as_json=as_json, quiet=quiet)
 
 
-def _name(path: str, url: str) -> str:
-    """Return the name of the run: that of the copy, and a few digits that tell copies of one name apart."""
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).name.partition(".")[0]).strip("-") or "volume"
-    return f"copy-{stem}-{hashlib.sha256(url.encode()).hexdigest()[:6]}"
+def _cluster(workers: int | None) -> dict[str, Any]:
+    return {"workers": workers} if workers else {}
 
 
-def _given(entries: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entries.items() if value is not None}
+def _levels(text: str | None) -> int | Literal["auto"] | None:
+    """Return how many levels to make: a number from 1 up, or auto (all). ConfigError for another word."""
+    if text is None:
+        return None
+    if text in ("auto", "all"):
+        return "auto"
+    if text.isascii() and text.isdigit() and int(text) > 0:
+        return int(text)
+    raise ConfigError(f"--levels {text}: write a number from 1 up, or auto, which goes on until the volume is small")
 
 
 def _sampled(resample: str | None, voxel_size: Named) -> dict[str, Any]:
@@ -159,6 +157,8 @@ def _words(option: str, given: Named) -> dict[str, str]:
         axis, equals, value = part.partition("=")
         if not equals or not value.strip() or len(axis.strip()) != 1:
             raise ConfigError(f"{option} {part}: name the axis, such as {option} z=...")
+        if axis.strip() not in tuple("tczyx"):
+            raise ConfigError(f"{option} {part}: {axis.strip()} is not an axis; write t, c, z, y or x")
         found[axis.strip()] = value.strip()
     return found
 

@@ -174,7 +174,7 @@ class Pyramid(Document):
     """Coarser levels of an output, made in the same run."""
 
     levels: Positive | Auto = "auto"
-    """Levels beside the output itself; auto goes on until no axis of z, y, x is longer than 128 voxels."""
+    """Levels beside the output itself; auto goes on until no axis that is made shorter is longer than 128 voxels."""
     factors: dict[Axis, Positive] | Auto = "auto"
     """Voxels to one of the next level along each named axis; auto halves z, y and x, the axes of short voxels first, until
     voxels are as near to cubes as can be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any, Literal
 
 from ndbatch.config.model import Config, Pyramid
 from ndbatch.errors import ConfigError, NdbatchError, PlanError
@@ -15,7 +16,7 @@ from ndbatch.steps.base import ArrayInfo
 from ndbatch.steps.downsample import chosen, isotropic_factors, named_factors, pooling
 
 SMALLEST_LEVEL = 128
-"""Voxels along the longest axis of z, y, x at which a pyramid of `levels: auto` ends."""
+"""Voxels along the longest axis at which a pyramid of `levels: auto` ends."""
 
 
 def bind(config: Config, infos: dict[str, ArrayInfo], region: Box) -> tuple[Bound, ...]:
@@ -51,7 +52,7 @@ def _levels(name: str, pyramid: Pyramid, infos: dict[str, ArrayInfo], region: Bo
     below, number = name, 0
     while number != pyramid.levels:
         info = replace(infos[below], domain=region.coarsened(infos[below].scales))
-        if pyramid.levels == "auto" and _small(info):
+        if pyramid.levels == "auto" and small_enough(info.domain.shape, info.axes, pyramid.factors):
             return
         number += 1
         try:
@@ -80,8 +81,14 @@ def _require_whole_windows(name: str, level: int, window: Shape, axes: str, regi
         )
 
 
-def _small(info: ArrayInfo) -> bool:
-    return all(n <= SMALLEST_LEVEL for n, axis in zip(info.domain.shape, info.axes, strict=True) if axis in "zyx")
+def small_enough(shape: Shape, axes: str, factors: Mapping[Any, int] | Literal["auto"]) -> bool:
+    """Return whether a pyramid of `levels: auto` ends at `shape`: no axis that its factors shorten is longer than 128 voxels."""
+    shortened = (
+        [axis for axis in axes if axis in "zyx"] if factors == "auto" else [a for a, n in factors.items() if n > 1]
+    )
+    if factors != "auto" and not (shortened and set(shortened) <= set(axes)):
+        return False  # there is no such axis, or nothing to do: refused where the level is bound
+    return all(shape[axes.index(axis)] <= SMALLEST_LEVEL for axis in shortened)
 
 
 def _frame_of(where: str, sources: Mapping[str, str], infos: Mapping[str, ArrayInfo]) -> Shape:

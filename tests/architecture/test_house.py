@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("remotes", "tables", "config", "steps", "ranges"),
     ("plan", "journal"),
     ("engine", "worker", "executors", "states"),
-    ("drive", "prepare", "finish", "runner", "report", "verify", "trial", "mapping"),
+    ("drive", "prepare", "finish", "runner", "report", "verify", "trial", "mapping", "copying", "downsampling"),
     ("cli", "testing", "__main__"),
 )
 """Each layer may import from those before it and from itself."""
