@@ -105,7 +105,11 @@ def _slabs(target: Target) -> Iterator[Box]:
 def mark_complete(plan: Plan, volumes: Mapping[str, Volume], provenance: Mapping[str, Any]) -> None:
     """Keep the provenance with every volume that was written, and say that it is whole."""
     for name, target in plan.targets.items():
-        if not target.kept or target.address.option("level") or not store_class(target.address.scheme).abilities.attributes:
+        if (
+            not target.kept
+            or target.address.option("level")
+            or not store_class(target.address.scheme).abilities.attributes
+        ):
             continue
         volume = open_volume(target.address) if target.staged else volumes[name]
         volume.set_attributes(
