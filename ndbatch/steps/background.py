@@ -24,11 +24,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from ndbatch.casting import cast
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch
-from ndbatch.steps.cast import cast
 from ndbatch.steps.extremes import Element, ElementShape, opened
 from ndbatch.steps.filter import BoxKernel, GaussianKernel
 from ndbatch.steps.frames import Per

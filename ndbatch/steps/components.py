@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from ndbatch.casting import integer_for
 from ndbatch.errors import PlanError, StepError
 from ndbatch.geometry import Block, Box, Grid, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Pass, Patch, Step
-from ndbatch.steps.cast import integer_for
 from ndbatch.steps.contacts import contacts, forward_offsets
 from ndbatch.steps.labelling import Adjacency, extents, foreground, label, relabel
 from ndbatch.steps.merge import NodeValues, join

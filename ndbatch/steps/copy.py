@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from ndbatch.casting import cast
 from ndbatch.geometry import Block, Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
-from ndbatch.steps.cast import cast
 
 
 class Copy(Step):

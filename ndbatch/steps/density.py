@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ndbatch.casting import cast
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Grid, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Pass, Patch, State, Step
-from ndbatch.steps.cast import cast
 from ndbatch.steps.exact_sums import quotients
 from ndbatch.steps.grouping import merged_by_key
 from ndbatch.steps.lengths import spatial_voxels

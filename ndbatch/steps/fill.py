@@ -21,11 +21,11 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from ndbatch.casting import cast
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch
-from ndbatch.steps.cast import cast
 from ndbatch.steps.frames import Per, leading_axes
 from ndbatch.steps.labelling import Adjacency, label, relabel
 from ndbatch.steps.lengths import spatial_voxels

@@ -17,11 +17,11 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy import ndimage
 
+from ndbatch.casting import cast
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
-from ndbatch.steps.cast import cast
 from ndbatch.steps.extremes import Element, opened
 from ndbatch.steps.lengths import spatial_voxels
 from ndbatch.units import Length

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from ndbatch.casting import cast
 from ndbatch.errors import StepError
 from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import Operation, Patch
-from ndbatch.steps.cast import cast
 from ndbatch.steps.loading import load_changed, load_function, source_hash
 from ndbatch.steps.models import set_up
 from ndbatch.steps.patches import Lattice, sweep

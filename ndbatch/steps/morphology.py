@@ -23,11 +23,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from ndbatch.casting import cast
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch
-from ndbatch.steps.cast import cast
 from ndbatch.steps.extremes import Element, ElementShape, extreme, opened
 from ndbatch.steps.frames import Per
 from ndbatch.steps.lengths import spatial_voxels

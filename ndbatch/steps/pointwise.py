@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ndbatch.casting import cast
 from ndbatch.errors import StepError
 from ndbatch.remotes.base import Array
-from ndbatch.steps.cast import cast
 
 SLAB = 1 << 16
 """Voxels that are computed together: what is in between, in float64, stays in the cache."""

@@ -24,11 +24,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from ndbatch.casting import cast, integer_for
 from ndbatch.errors import PlanError, StepError
 from ndbatch.geometry import Block, Box, Grid, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Pass, Patch
-from ndbatch.steps.cast import cast, integer_for
 from ndbatch.steps.id_tables import IdTable
 from ndbatch.steps.ids import distinct, replaced
 from ndbatch.steps.merge import NodeValues

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ndbatch.casting import cast
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Grid, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Pass, Patch, Step
-from ndbatch.steps.cast import cast
 from ndbatch.steps.components import RANKS, adjacency_of, relabelled
 from ndbatch.steps.contacts import contacts, forward_offsets
 from ndbatch.steps.histogram import otsu_passes

@@ -25,11 +25,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from ndbatch.casting import cast
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
-from ndbatch.steps.cast import cast
 from ndbatch.steps.components import adjacency_of
 from ndbatch.steps.distance import distances
 from ndbatch.steps.extremes import Element, extreme

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ndbatch.casting import cast
 from ndbatch.errors import StepError
 from ndbatch.geometry import Block, Box
 from ndbatch.journal import CHECKSUM_BITS
 from ndbatch.plan.program import Apply, Bound, Map, made_box, ratio
 from ndbatch.remotes.base import Array, Volume
 from ndbatch.steps.base import Patch
-from ndbatch.steps.cast import cast
 from ndbatch.steps.payload import pack_rows
 from ndbatch.worker.work import BlockStates, Work
 

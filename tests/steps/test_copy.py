@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ndbatch.casting import cast
 from ndbatch.errors import StepError
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import Step
-from ndbatch.steps.cast import cast
 from ndbatch.steps.copy import Copy
 from ndbatch.testing.steps import StepSuite, run_operation
 
