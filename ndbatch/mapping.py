@@ -91,9 +91,7 @@ def entry_of(volume: Volume | str) -> dict[str, Any]:
         return {"url": volume}
     if isinstance(volume, View):
         if volume.overridden:
-            raise ConfigError(
-                f"{volume.url} is a view whose facts were replaced; give them to ndbatch.open instead"
-            )
+            raise ConfigError(f"{volume.url} is a view whose facts were replaced; give them to ndbatch.open instead")
         return {**entry_of(volume.origin), "url": volume.url}
     spec = volume.spec
     entry: dict[str, Any] = {"url": volume.url, "axes": spec.axes, "kind": str(spec.kind)}

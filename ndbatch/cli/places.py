@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -23,10 +23,16 @@ def add_to(app: typer.Typer) -> None:
     app.command("show", short_help="Write a picture of a volume.")(show)
 
 
-def info(url: Url, as_json: AsJson = False) -> None:
-    """Say what a volume is: shape, type, chunks, voxel size. Reads no voxel."""
+def info(
+    url: Url,
+    size: Annotated[
+        bool, typer.Option("--size", help="Add up what is stored in a bucket too: a request for every folder.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a volume is: shape, type, chunks, codecs, levels, voxel size, bytes stored. Reads no voxel."""
     volume = _open(url)
-    document = _document(volume)
+    document = _document(volume, size)
     if as_json:
         echo_json(document)
     else:
@@ -74,12 +80,36 @@ def show(
 
 
 def _open(url: str) -> Volume:
-    from ndbatch.remotes import api
+    from ndbatch.remotes import remote
 
-    return api.open(url, base=Path.cwd())
+    volume = remote.open(url, base=Path.cwd())
+    if isinstance(volume, remote.Remote):
+        raise ConfigError(f"{volume.url} is a folder of volumes; ndbatch ls {url} lists them")
+    return cast("Volume", volume)
 
 
-def _document(volume: Volume) -> dict[str, Any]:
+def _levels(volume: Volume) -> list[dict[str, Any]]:
+    """Return extents, chunks and voxel sizes of every level; of the whole pyramid, whichever level is open."""
+    from ndbatch.remotes.registry import open_volume
+
+    found = []
+    for level in range(volume.levels):
+        spec = open_volume(volume.address.with_options(level=str(level))).spec
+        size = None if spec.voxel_size is None else list(spec.voxel_size)
+        found.append({"level": level, "shape": list(spec.shape), "chunks": list(spec.chunks), "voxel_size": size})
+    return found
+
+
+def _stored_bytes(volume: Volume, anywhere: bool) -> int | None:
+    """Return the bytes that the volume, or the file it is in, takes; None where asking would cost much, or nobody knows."""
+    from ndbatch.remotes.keyvalue import place
+
+    if not volume.abilities.shared or (volume.address.place != "file" and not anywhere):
+        return None
+    return place(volume.address).stored_bytes()
+
+
+def _document(volume: Volume, size: bool = False) -> dict[str, Any]:
     """Return what is known of a volume without reading voxels, JSON types only. Voxel sizes are micrometres."""
     spec = volume.spec
     return {
@@ -94,7 +124,10 @@ def _document(volume: Volume) -> dict[str, Any]:
         "shards": None if spec.shards is None else list(spec.shards),
         "level": spec.level,
         "levels": spec.levels,
+        "pyramid": _levels(volume) if spec.levels > 1 else [],
+        "codecs": volume.encoding,
         "bytes": spec.nbytes,
+        "stored_bytes": _stored_bytes(volume, size),
         "attributes": volume.attributes,
     }
 
@@ -118,8 +151,15 @@ def _lines(volume: Volume, document: dict[str, Any]) -> Iterator[str]:
     yield f"  chunks      {named(document['chunks'])}"
     if document["shards"]:
         yield f"  shards      {named(document['shards'])}"
+    if document["codecs"]:
+        yield f"  codecs      {document['codecs']}"
+    if document["stored_bytes"] is not None:
+        yield f"  stored      {nbytes(document['stored_bytes'])}"
     if document["levels"] > 1:
         yield f"  levels      {document['levels']}, this is {document['level']}"
+    for level in document["pyramid"]:
+        sizes = "" if level["voxel_size"] is None else f"; {named(level['voxel_size'])} um"
+        yield f"    {level['level']}         {named(level['shape'])}{sizes}"
     for name, value in document["attributes"].items():
         if name in document:
             continue

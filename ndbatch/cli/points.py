@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from ndbatch.cli.arguments import AsJson, echo_json
@@ -61,6 +60,8 @@ def density(
     as_json: AsJson = False,
 ) -> None:
     """Count points in the voxels of a grid, and smooth the counts; their sum is the number of points."""
+    import numpy as np
+
     from ndbatch.geometry import Grid
     from ndbatch.remotes.api import create
     from ndbatch.steps.density import coarse_places, density_factors, density_sigma
@@ -101,6 +102,8 @@ def _placed(table: pa.Table, source: str, like: str | None, voxel_size: str) -> 
     Without a volume the grid begins at 0 and ends with the last point; points in micrometres lie in voxels of a hundredth
     of the map's.
     """
+    import numpy as np
+
     from ndbatch.remotes.api import open as open_volume
     from ndbatch.steps.base import ArrayInfo
     from ndbatch.tables import coordinates
@@ -125,6 +128,8 @@ def _placed(table: pa.Table, source: str, like: str | None, voxel_size: str) -> 
 
 def _unbounded(table: pa.Table, source: str, voxel_size: str, physical: bool) -> tuple[ArrayInfo, Array]:
     """Return the grid from 0 to the last point. PlanError where voxels and lengths do not go together."""
+    import numpy as np
+
     from ndbatch.geometry import Box
     from ndbatch.steps.base import ArrayInfo
     from ndbatch.tables import coordinates

@@ -42,7 +42,7 @@ class Objects(KeyValue):
     def child(self, name: str) -> Objects:
         """Return the folder `name` below this one."""
         name = name.strip("/")
-        path = f"{self.path}/{name}" if self.path else name
+        path = f"{self.path}/{name}" if self.path or self.base["driver"] == "http" else name
         return Objects(self.address, self.base, path, f"{self.where}/{name}") if name else self
 
     @property

@@ -74,10 +74,10 @@ class Remote:
         A file that cannot be opened is listed with its `problem`. Raises NotFound for a missing folder or bucket, Denied,
         RemoteError for a web server that gives no index.
         """
-        missing = self._folder.missing()
+        found = list(_addresses(self._folder, self.address, "", depth))
+        missing = None if found else self._folder.missing()
         if missing is not None:
             raise missing
-        found = list(_addresses(self._folder, self.address, "", depth))
         with ThreadPoolExecutor(OPENERS) as pool:
             parts = pool.map(lambda pair: list(_entries(*pair)), found)
             return [entry for part in parts for entry in part]

@@ -23,7 +23,10 @@ HEAVY = {
     "numpy", "scipy", "pandas", "dask", "distributed", "tensorstore", "pyarrow", "h5py", "matplotlib", "skimage", "zarr",
     "tifffile", "pydantic", "yaml", "sqlite3", "rich",
 }  # fmt: skip
-VERBS = ["run", "try", "plan", "retry", "status", "report", "check", "init", "schema", "config", "info", "show", "copy"]
+VERBS = [
+    "run", "try", "plan", "retry", "status", "report", "check", "init", "schema", "config", "info", "show", "ls", "rm", "copy",
+    "downsample", "points",
+]  # fmt: skip
 
 
 def test_help_imports_nothing_heavy() -> None:
