@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -163,5 +164,5 @@ def _lines(volume: Volume, document: dict[str, Any]) -> Iterator[str]:
     for name, value in document["attributes"].items():
         if name in document:
             continue
-        text = str(value)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         yield f"  {name}: {text if len(text) <= 100 else text[:97] + '...'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,12 @@ def _numbers(array: Any, kind: str) -> str:
         ids = np.unique(array)
         share = float((array != 0).mean())
         return f"{count(int((ids != 0).sum()), 'object')}, {share:.1%} of the voxels ({array.dtype})"
-    return f"{array.min():g} to {array.max():g}, mean {array.mean():.4g} ({array.dtype})"
+    return f"{_exact(array.min())} to {_exact(array.max())}, mean {array.mean():.4g} ({array.dtype})"
+
+
+def _exact(number: Any) -> str:
+    """Return whole numbers in full, for ids differ in their last digits; others in six digits."""
+    return str(int(number)) if isinstance(number, Integral) else f"{number:g}"
 
 
 def _table(name: str, table: Any) -> Iterator[str]:
@@ -59,7 +65,7 @@ def _table(name: str, table: Any) -> Iterator[str]:
     numbers = [f.name for f in table.schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
     for column in numbers[:COLUMNS] if table.num_rows else []:
         least, most = (pc.min_max(table[column]).as_py()[key] for key in ("min", "max"))
-        yield f"    {column}: {least:g} to {most:g}"
+        yield f"    {column}: {_exact(least)} to {_exact(most)}"
 
 
 def _draw(result: TrialResult, plan: Plan, entries: Mapping[str, Any], picture: Path | None) -> Path | None:

@@ -167,7 +167,13 @@ class Plan:
 
     def _table_outputs(self) -> dict[str, Any]:
         return {
-            name: {"type": "table", "step": self._maker(name), "created": True, "url": str(table.path)}
+            name: {
+                "type": "table",
+                "step": self._maker(name),
+                "created": True,
+                "url": str(table.path),
+                "scale": list(self.steps[table.step].frame),
+            }
             for name, table in self.tables.items()
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ndbatch.errors import MissingExtra, NdbatchError
+from ndbatch.geometry import Box
 from ndbatch.report import figures
 from ndbatch.report.markup import Content, Markup, element, joined, table
 from ndbatch.report.summary import open_table
@@ -47,14 +48,27 @@ def describe(summary: Mapping[str, Any], document: Mapping[str, Any], directory:
             continue
         heading = element("h2", label(name))
         try:
-            found.append(_describe(name, open_table(output["url"], directory), document))
+            rows = open_table(output["url"], directory)
+            scale = document["outputs"].get(name, {}).get("scale")
+            found.append(_describe(name, rows, _coarse(document, scale) if scale else document, scale))
         except NdbatchError as error:
             found.append(Findings(joined((heading, element("p", str(error), class_="problem")))))
     return found
 
 
-def _describe(name: str, rows: Table, document: Mapping[str, Any]) -> Findings:
-    """Return the section of one table."""
+def _coarse(document: Mapping[str, Any], scale: Sequence[int]) -> dict[str, Any]:
+    """Return `document` with the region and the voxel size of coarser voxels, `scale` of the inputs' to one along each axis."""
+    region, size = document["region"], document.get("voxel_size")
+    box = Box(tuple(region["start"]), tuple(region["stop"])).coarsened(scale)
+    return {
+        **document,
+        "region": {"start": list(box.start), "stop": list(box.stop)},
+        "voxel_size": [s * n for s, n in zip(size, scale, strict=True)] if size else None,
+    }
+
+
+def _describe(name: str, rows: Table, document: Mapping[str, Any], scale: Sequence[int] | None) -> Findings:
+    """Return the section of one table, whose positions are in voxels of `document`."""
     axes = str(document.get("axes", "zyx"))
     ndim = len([axis for axis in axes if axis in "zyx"])
     size = size_quantity(rows, ndim)
@@ -72,7 +86,8 @@ def _describe(name: str, rows: Table, document: Mapping[str, Any]) -> Findings:
             _preview(rows),
         )
     )
-    return Findings(section, _depths(rows, places))
+    depths, factor = _depths(rows, places), scale[axes.index("z")] if scale and "z" in axes else 1
+    return Findings(section, depths and (depths[0] * factor, depths[1] * factor))
 
 
 def _depths(rows: Table, places: dict[str, str]) -> tuple[float, float] | None:

@@ -190,14 +190,15 @@ def _limited(box: Box, depth: int | None, plane: tuple[int, int], limits: Limits
 
 
 def _words(spec: ArraySpec, box: Box, axis: str, depth: int | None, project: Projection | None) -> str:
-    """Return where the picture was taken, such as `z = 30 (8.7 um)` or `maximum over z = 0 to 59`."""
+    """Return where the picture was taken, such as `t = 0, z = 30 (8.7 um)` or `maximum over z = 0 to 59`."""
+    stack = "".join(f"{name} = {box.start[i]}, " for i, name in enumerate(spec.axes) if name in "tc" and i != depth)
     if depth is None:
-        return "whole plane"
+        return f"{stack}whole plane"
     low, high = box.start[depth], box.stop[depth] - 1
     if project:
-        return f"{'maximum' if project == 'max' else 'mean'} over {axis} = {low} to {high}"
+        return f"{stack}{'maximum' if project == 'max' else 'mean'} over {axis} = {low} to {high}"
     size = spec.voxel_size
-    return f"{axis} = {low}" + (f" ({low * size[depth]:.4g} µm)" if size is not None else "")
+    return f"{stack}{axis} = {low}" + (f" ({low * size[depth]:.4g} µm)" if size is not None else "")
 
 
 def _tiles(spec: ArraySpec, box: Box) -> Iterator[Box]:

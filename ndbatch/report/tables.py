@@ -39,7 +39,7 @@ class Table:
             raise NotFound(f"{path}: there is no table", path=str(path))
         try:
             if path.suffix.lower() == ".csv":
-                names = tuple(_csv(path).schema.names)
+                names = _header(path)
                 return Table(path, names, sum(len(batch) for batch in _csv(path, names[:1])) if names else 0)
             import pyarrow.parquet as pq
 
@@ -59,7 +59,8 @@ class Table:
         """Return the first `rows` rows as Python values, all columns."""
         found: list[list[Any]] = []
         for batch in self._record_batches(list(self.columns), size=max(rows, 1)):
-            found += [list(row.values()) for row in batch.slice(0, rows - len(found)).to_pylist()]
+            part = [list(row.values()) for row in batch.slice(0, rows - len(found)).to_pylist()]
+            found += [[_value(text) for text in row] for row in part] if self._is_csv else part
             if len(found) >= rows:
                 break
         return found
@@ -69,8 +70,12 @@ class Table:
         known = {column.lower(): column for column in self.columns}
         return next((known[name] for name in names if name in known), None)
 
+    @property
+    def _is_csv(self) -> bool:
+        return self.path.suffix.lower() == ".csv"
+
     def _record_batches(self, columns: list[str], size: int = 65536) -> Iterator[Any]:
-        if self.path.suffix.lower() == ".csv":
+        if self._is_csv:
             yield from _csv(self.path, columns)
             return
         import pyarrow.parquet as pq
@@ -241,8 +246,35 @@ def _as_float(column: Any) -> Column:
     return values
 
 
-def _csv(path: Path, columns: Sequence[str] = ()) -> Any:
-    """Return a streaming reader of a CSV file."""
+def _header(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of a CSV file."""
     import pyarrow.csv as csv
 
-    return csv.open_csv(path, convert_options=csv.ConvertOptions(include_columns=list(columns)))
+    with csv.open_csv(path) as reader:
+        return tuple(reader.schema.names)
+
+
+def _csv(path: Path, columns: Sequence[str]) -> Any:
+    """Return a streaming reader of `columns` of a CSV file, as text.
+
+    Types guessed from the first rows round ids above 2^63, and fail where whole numbers are followed by others.
+    """
+    import pyarrow as pa
+    import pyarrow.csv as csv
+
+    options = csv.ConvertOptions(
+        include_columns=list(columns), column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=True
+    )
+    return csv.open_csv(path, convert_options=options)
+
+
+def _value(text: str | None) -> Any:
+    """Return what a cell of a CSV file says: a truth value, a whole number, a number, or the text itself."""
+    if text is None or text in ("true", "false"):
+        return None if text is None else text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

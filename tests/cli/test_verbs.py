@@ -102,6 +102,13 @@ def test_several_mistakes_are_listed(job: Path, ndbatch: Command) -> None:
     ]  # fmt: skip
 
 
+def test_what_a_run_recorded_of_itself_is_told_as_the_file_has_it(job: Path, ndbatch: Command) -> None:
+    ndbatch("run", "job.yaml", "--quiet")
+    lines = ndbatch("info", str(next(job.rglob("half.zarr")))).out.splitlines()
+    assert "  complete: true" in lines
+    assert [line for line in lines if line.startswith('  provenance: {"')]
+
+
 def test_markup_in_names_is_shown_as_it_is(job: Path, ndbatch: Command) -> None:
     assert "error: [red]x[/red].yaml: no such file" in ndbatch("run", "[red]x[/red].yaml").err
     (job / "job.yaml").rename(job / "[b].yaml")

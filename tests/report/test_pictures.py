@@ -91,7 +91,9 @@ def test_labels_of_a_smaller_region_are_zero_outside(voxels: Array) -> None:
 def test_channels_and_planes_without_depth() -> None:
     many = np.arange(2 * 3 * 4 * 5, dtype=np.uint16).reshape(2, 3, 4, 5)
     volume = Held.of(many, Box.of_shape(many.shape), "czyx")
-    assert np.array_equal(gather(volume, window(volume.spec, "z", {"c": 1, "z": 2})), many[1, 2])
+    view = window(volume.spec, "z", {"c": 1, "z": 2})
+    assert np.array_equal(gather(volume, view), many[1, 2])
+    assert view.words == "c = 1, z = 2"
     flat = Held.of(many[0, 0], Box.of_shape((4, 5)), "yx")
     assert np.array_equal(gather(flat, window(flat.spec)), many[0, 0])
 

@@ -126,3 +126,16 @@ def test_what_is_no_table_says_so(tmp_path: Path) -> None:
         Table.open(tmp_path / "none.parquet")
     with pytest.raises(PlanError, match="local files"):
         local_path("s3://bucket/a.parquet", tmp_path)
+
+
+def test_ids_and_numbers_of_a_csv_are_as_written(tmp_path: Path) -> None:
+    """Ids above 2^63 are whole, and whole numbers may be followed by others, however late."""
+    path, rows = tmp_path / "objects.csv", 200_000
+    lines = [f"{2**63 + i},{i % 7},{'false' if i % 2 else 'true'},left" for i in range(rows)]
+    path.write_text("label,mean,border,side\n" + "\n".join(lines) + f"\n{2**64 - 1},0.25,true,\n")
+    table = Table.open(path)
+    assert table.rows == rows + 1
+    assert table.head(2) == [[2**63, 0, True, "left"], [2**63 + 1, 1, False, "left"]]
+    means = np.concatenate([batch["mean"] for batch in table.batches(["mean"])])
+    assert means[-1] == 0.25
+    assert means[:-1].tolist() == [i % 7 for i in range(rows)]
