@@ -25,7 +25,8 @@ Rgb = NDArray[np.uint8]
 
 COMFORTABLE = 640
 """Pixels to which small planes are enlarged, so that outlines are thin beside the objects."""
-_GOLDEN = 0.6180339887498949
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""The golden ratio's fraction, 0.618..., in units of 2^-64: products wrap around in whole numbers, exact for ids of 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def colours(ids: Array) -> Rgb:
     """
     unique, inverse = np.unique(ids, return_inverse=True)
     number = unique.astype(np.uint64)
-    hue = (number.astype(np.float64) * _GOLDEN) % 1.0
+    hue = (number * _GOLDEN).astype(np.float64) / 2.0**64 % 1.0
     saturation = np.choose((number % np.uint64(3)).astype(np.int64), [0.95, 0.7, 0.85])
     value = np.choose((number % np.uint64(2)).astype(np.int64), [1.0, 0.92])
     table = _lightened(_from_hsv(hue, saturation, value))

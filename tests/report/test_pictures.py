@@ -179,3 +179,11 @@ def test_png_is_read_back_by_another_reader(tmp_path: Path, voxels: Array) -> No
     assert np.array_equal((imread(path) * 255).round().astype(np.uint8)[..., :3], rgb)
     assert png(rgb) == png(rgb.copy())
     assert [p.name for p in tmp_path.iterdir()] == ["slice.png"]
+
+
+def test_colours_of_ids_of_64_bits_differ() -> None:
+    """In floating point all multiples of 2^40 above 2^53 would have one hue."""
+    ids = np.uint64(2**63) + np.uint64(2**40) * np.arange(1, 9, dtype=np.uint64)
+    table = colours(ids).astype(int)
+    apart = np.abs(table[:, None] - table[None]).sum(-1)
+    assert apart[~np.eye(len(ids), dtype=bool)].min() > 30
