@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -39,6 +40,8 @@ def s3_server(*buckets: str) -> Iterator[str]:
         try:
             yield endpoint
         finally:
+            # moto keeps its buckets in this process, beyond the life of a server.
+            urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
             server.stop()
 
 

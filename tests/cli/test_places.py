@@ -92,12 +92,12 @@ def test_rm_asks(lab: Path, ndbatch: Command, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_bucket(ndbatch: Command) -> None:
-    with s3_server("lab") as endpoint:
-        nb.create("s3://lab/x.zarr", shape=(4, 6, 8))
-        assert "x.zarr  zarr    z=4 y=6 x=8" in ndbatch("ls", f"s3://lab?endpoint={endpoint}").out
-        document = json.loads(ndbatch("info", "s3://lab/x.zarr", "--size", "--json").out)
+    with s3_server("bench") as endpoint:
+        nb.create("s3://bench/x.zarr", shape=(4, 6, 8))
+        assert "x.zarr  zarr    z=4 y=6 x=8" in ndbatch("ls", f"s3://bench?endpoint={endpoint}").out
+        document = json.loads(ndbatch("info", "s3://bench/x.zarr", "--size", "--json").out)
         assert document["stored_bytes"] > 500
-        assert json.loads(ndbatch("info", "s3://lab/x.zarr", "--json").out)["stored_bytes"] is None
-        assert ndbatch("rm", "s3://lab/x.zarr", "--yes").out == "removed s3://lab/x.zarr\n"
-        assert "does not exist" in ndbatch("rm", "s3://lab/x.zarr", "--yes").err
+        assert json.loads(ndbatch("info", "s3://bench/x.zarr", "--json").out)["stored_bytes"] is None
+        assert ndbatch("rm", "s3://bench/x.zarr", "--yes").out == "removed s3://bench/x.zarr\n"
+        assert "does not exist" in ndbatch("rm", "s3://bench/x.zarr", "--yes").err
         assert "there is no bucket nobody" in ndbatch("ls", "s3://nobody").err
