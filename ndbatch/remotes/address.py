@@ -31,7 +31,7 @@ PLACES = {"s3": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "https",
 """What a path may begin with, `s3://`, where it is not a path of this machine; and the one spelling that is kept."""
 PLACE_OPTIONS = {
     "s3": ("anonymous", "aws_region", "endpoint", "profile"),
-    "gs": ("anonymous", "endpoint"),
+    "gs": (),
     "http": (),
     "https": (),
 }

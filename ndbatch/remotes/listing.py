@@ -1,23 +1,27 @@
 """What is directly below a folder of a bucket, a web server or a zip file.
 
-tensorstore lists all keys below a prefix; a bucket with millions of chunks is listed here folder by folder (S3's and
-Google's delimiter `/`, through pyarrow), a web server by the index page that it gives, a zip file by its directory.
+tensorstore lists all keys below a prefix; a bucket with millions of chunks is listed here folder by folder with the
+delimiter `/`: S3 through pyarrow, Google Cloud Storage by its JSON API (pyarrow 26 leaves out folders there that have no
+object of their own; https://cloud.google.com/storage/docs/json_api/v1/objects/list). A web server is listed by the index
+page that it gives, a zip file by its directory.
 """
 
 from __future__ import annotations
 
 import configparser
+import json
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import unquote, urljoin, urlsplit
-from urllib.request import urlopen
+from urllib.parse import unquote, urlencode, urljoin, urlsplit
+from urllib.request import Request, urlopen
 
-from ndbatch.errors import Denied, RemoteError, Transient
+from ndbatch.errors import Denied, RemoteError, Transient, missing_extra
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.tensor import FAILURES, context, require_no_fork, translated
 
@@ -45,6 +49,8 @@ def entries(spec: dict[str, Any], address: Address) -> list[Entry]:
         found = _index(spec["base_url"] + spec["path"], address)
     elif driver == "zip":
         found = _zipped(spec, address)
+    elif driver == "gcs":
+        found = _google(spec["bucket"], spec["path"], address)
     else:
         found = _bucket(spec, address)
     return sorted(found, key=lambda entry: entry.name)
@@ -69,9 +75,7 @@ def _bucket(spec: dict[str, Any], address: Address) -> list[Entry]:
 
 
 def file_system(spec: dict[str, Any], address: Address) -> Any:
-    """Return the pyarrow file system of a bucket, with the credentials that tensorstore uses."""
-    if spec["driver"] == "gcs":
-        return _google(address.option("anonymous") in ("true", "1", "yes"), address.option("endpoint"))
+    """Return the pyarrow file system of a bucket of S3, with the credentials that tensorstore uses."""
     kind = spec["aws_credentials"]
     return _amazon(
         spec["bucket"],
@@ -81,15 +85,6 @@ def file_system(spec: dict[str, Any], address: Address) -> Any:
         kind.get("profile", ""),
         os.environ.get("AWS_ACCESS_KEY_ID", ""),
     )
-
-
-@cache
-def _google(anonymous: bool, endpoint: str) -> Any:
-    from pyarrow.fs import GcsFileSystem
-
-    scheme, _, host = endpoint.partition("://")
-    server = {"endpoint_override": host, "scheme": scheme} if endpoint else {}
-    return GcsFileSystem(anonymous=anonymous or bool(endpoint), **server)
 
 
 @cache
@@ -123,6 +118,64 @@ def _keys_of(profile: str) -> dict[str, str]:
     if not file.has_option(profile, "aws_access_key_id"):
         return {}
     return {name: file.get(profile, key) for name, key in names.items() if file.has_option(profile, key)}
+
+
+def _google(bucket: str, prefix: str, address: Address) -> list[Entry]:
+    """Return what is below a prefix, a thousand names a request."""
+    found: list[Entry] = []
+    query = {"prefix": prefix, "delimiter": "/", "fields": "nextPageToken,prefixes,items(name,size,updated)"}
+    while True:
+        page = _google_page(bucket, query, address)
+        found += [Entry(name[len(prefix) :].rstrip("/"), True) for name in page.get("prefixes", ())]
+        for item in page.get("items", ()):
+            time = datetime.fromisoformat(item["updated"]).timestamp()
+            found.append(Entry(item["name"][len(prefix) :], False, int(item["size"]), time))
+        if not page.get("nextPageToken"):
+            return [entry for entry in found if entry.name]
+        query["pageToken"] = page["nextPageToken"]
+
+
+def _google_page(bucket: str, query: dict[str, str], address: Address) -> dict[str, Any]:
+    server = os.environ.get("TENSORSTORE_GCS_HTTP_URL", "https://storage.googleapis.com").rstrip("/")
+    asked = Request(f"{server}/storage/v1/b/{bucket}/o?{urlencode(query)}")
+    token = _google_token(address)
+    if token:
+        asked.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urlopen(asked, timeout=TIMEOUT) as answer:
+            page: dict[str, Any] = json.load(answer)
+            return page
+    except HTTPError as error:
+        error.close()
+        codes = {
+            404: "NOT_FOUND: NoSuchBucket",
+            401: "UNAUTHENTICATED: not allowed",
+            403: "PERMISSION_DENIED: not allowed",
+        }
+        said = RuntimeError(codes.get(error.code, f"UNAVAILABLE: {error.code} {error.reason}"))
+    except OSError as error:
+        said = RuntimeError(f"UNAVAILABLE: {getattr(error, 'reason', error)}")
+    raise translated(said, address, "the folder")
+
+
+def _google_token(address: Address) -> str:
+    """Return a token of the application defaults; empty where nobody is logged in, which is enough for public buckets."""
+    login = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS") or "~/.config/gcloud/application_default_credentials.json"
+    vendor = Path("/sys/class/dmi/id/sys_vendor")
+    if not (Path(login).expanduser().exists() or (vendor.exists() and "Google" in vendor.read_text())):
+        return ""
+    try:
+        import google.auth
+        import google.auth.exceptions
+        import google.auth.transport.requests
+    except ImportError:
+        raise missing_extra("google-auth", "gcs", f"listing {address.url} with your login") from None
+    try:
+        credentials, _ = google.auth.default(["https://www.googleapis.com/auth/devstorage.read_only"])
+        credentials.refresh(google.auth.transport.requests.Request())  # type: ignore[no-untyped-call]
+    except google.auth.exceptions.GoogleAuthError:  # its message may repeat what the file holds
+        raise Denied(f"{address.url}: the login in {login} is not accepted; log in again", url=address.url) from None
+    return str(credentials.token)
 
 
 def _zipped(spec: dict[str, Any], address: Address) -> list[Entry]:

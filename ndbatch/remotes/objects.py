@@ -101,21 +101,26 @@ class Objects(KeyValue):
         return any(True for _ in self.names(f"{key}/" if key else ""))
 
     def delete(self, prefix: str = "") -> None:
-        """Remove an object, or the objects directly in a folder, then all below it."""
-        import tensorstore
+        """Remove an object, or the objects directly in a folder, then those of the folders below, each by its own name.
 
+        Never by a range: a service that understands a range otherwise than tensorstore would lose what is beside it.
+        """
         self.require_writable()
-        folder = f"{prefix.rstrip('/')}/" if prefix else ""
+        if prefix and not prefix.endswith("/"):
+            self._remove([prefix])
+        folders = [prefix.rstrip("/")]
+        for folder in folders:  # which grows as folders are found
+            found = self._entries(folder)
+            above = f"{folder}/" if folder else ""
+            folders += [above + entry.name for entry in found if entry.folder]
+            self._remove([above + entry.name for entry in found if not entry.folder])
+
+    def _remove(self, keys: list[str]) -> None:
         try:
-            if prefix and not prefix.endswith("/"):
-                self._store.write(prefix, None).result()
-            for name in list(self.names(folder)):
-                if not name.endswith("/"):
-                    self._store.write(f"{folder}{name}", None).result()
-            whole = (folder, f"{folder[:-1]}0") if folder else ()  # "0" comes after "/"
-            self._store.delete_range(tensorstore.KvStore.KeyRange(*whole)).result()
+            for answer in [self._store.write(key, None) for key in keys]:
+                answer.result()
         except FAILURES as error:
-            raise translated(error, self.address, prefix or "the folder") from None
+            raise translated(error, self.address, "the folder") from None
 
     def missing(self) -> RemoteError | None:
         """Return NotFound with the nearest name beside it; a web server without an index tells only that much."""

@@ -106,7 +106,7 @@ def _remedy(address: Address) -> str:
     if address.place == "s3":
         return "check the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ?profile=, or ?anonymous=true"
     if address.place == "gs":
-        return "check the credentials: gcloud auth application-default login, or ?anonymous=true"
+        return "check the credentials: gcloud auth application-default login, or GOOGLE_APPLICATION_CREDENTIALS"
     if address.place in ("http", "https"):
         return "the server does not give it to everybody; copy the volume first"
     return "change the permissions or choose another path"

@@ -1,14 +1,15 @@
-"""Servers on loopback for tests of volumes elsewhere: S3 as moto serves it, and static files over HTTP with ranges."""
+"""Servers on loopback for tests of volumes elsewhere: S3, Google's storage, and static files over HTTP with ranges."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -111,3 +112,34 @@ def file_server(folder: Path, index: bool = True) -> Iterator[tuple[str, list[st
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def google_server(bucket: str) -> Iterator[str]:
+    """Serve Google Cloud Storage with one bucket on a free port, and yield its address.
+
+    A process uses it where TENSORSTORE_GCS_HTTP_URL names it before the process first reads from `gs://`.
+    """
+    from gcp_storage_emulator import server as emulator
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
+        for _, methods in emulator.HANDLERS:
+            download = methods.get("GET")
+            if download in (emulator.objects.download, emulator.objects.get):
+                stack.enter_context(mock.patch.dict(methods, {"GET": partial(_with_generation, download)}))
+        server = emulator.create_server("127.0.0.1", port, in_memory=True, default_bucket=bucket)
+        server.start()
+        stack.callback(server.stop)
+        yield f"http://127.0.0.1:{port}"
+
+
+def _with_generation(download: Any, request: Any, response: Any, storage: Any, *more: Any, **options: Any) -> None:
+    """Send the generation of an object with its bytes, as Google does and the emulator does not."""
+    with suppress(Exception):  # of an object that is absent: the emulator's own answer follows
+        found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+        response["x-goog-generation"] = found["generation"]
+    download(request, response, storage, *more, **options)

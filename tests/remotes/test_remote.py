@@ -11,8 +11,9 @@ import pytest
 
 import ndbatch as nb
 from ndbatch.errors import Denied, NotFound, PlanError, RemoteError
-from ndbatch.testing.servers import file_server, s3_server
+from ndbatch.testing.servers import file_server, google_server, s3_server
 from ndbatch.testing.volumes import voxels
+from tests.remotes.conftest import script
 
 SHAPE = (4, 6, 8)
 SIZE = {"z": 2.0, "y": 1.0, "x": 1.0}
@@ -149,3 +150,38 @@ def test_the_whole_bucket_with_options(endpoint: str, monkeypatch: pytest.Monkey
     assert entry.url == f"s3://lab/whole/x.zarr?endpoint={endpoint}"
     assert remote.open("whole/x.zarr?flip=z").shape == SHAPE
     assert "AWS_ENDPOINT_URL" not in os.environ
+
+
+def test_a_bucket_of_google(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a fresh process, since tensorstore asks once which server to use."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none"))
+    with google_server("lab") as url:
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+        said = script(
+            """
+from ndbatch.remotes.address import parse
+from ndbatch.remotes.keyvalue import place
+data = np.arange(1, 193, dtype="uint16").reshape(4, 6, 8)
+for url in ("gs://lab/deep/x.zarr", "n5://gs://lab/deep/y", "precomputed://gs://lab/z"):
+    volume = nb.create(url, shape=data.shape, dtype="uint16")
+    first = volume.version()
+    volume.write(volume.domain, data)
+    again = nb.open(url)
+    assert np.array_equal(again[...], data) and again.version() != first
+remote = nb.connect("gs://lab")
+print([entry.name for entry in remote.ls()])
+remote.delete("deep/x.zarr")
+print([entry.name for entry in remote.ls()], place(parse("zarr://gs://lab/deep/x.zarr")).exists())
+for act in (lambda: nb.connect("gs://nobody").ls(), lambda: nb.open("gs://lab/deep/w.zarr")):
+    try:
+        act()
+    except nb.NdbatchError as error:
+        print(type(error).__name__, error)
+"""
+        )
+    assert said.splitlines() == [
+        "['deep/x.zarr', 'deep/y', 'z']",
+        "['deep/y', 'z'] False",
+        "NotFound gs://nobody: there is no bucket nobody; check its name and endpoint",
+        "NotFound gs://lab/deep/w.zarr does not exist",
+    ]

@@ -199,3 +199,13 @@ def test_a_damaged_object_in_a_bucket(endpoint: str) -> None:
     s3_client(endpoint).put_object(Bucket="lab", Key="broken.zarr/zarr.json", Body=b"{")
     with pytest.raises(Corrupt, match=r"s3://lab/broken\.zarr/zarr\.json is damaged"):
         nb.open("s3://lab/broken.zarr")
+
+
+def test_a_create_that_was_cut_off_in_a_bucket(endpoint: str) -> None:
+    nb.create("s3://lab/cut.zarr", shape=(8, 8))
+    s3_client(endpoint).delete_object(Bucket="lab", Key="cut.zarr/zarr.json")
+    with pytest.raises(NotFound, match="is no array and no image"):
+        nb.open("s3://lab/cut.zarr")
+    with pytest.raises(Conflict, match="exists already"):
+        nb.create("s3://lab/cut.zarr", shape=(8, 8))
+    assert nb.create("s3://lab/cut.zarr", shape=(4, 4), overwrite=True).shape == (4, 4)
