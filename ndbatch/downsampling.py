@@ -24,7 +24,7 @@ from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.registry import store_class
 from ndbatch.remotes.remote import recognised
-from ndbatch.remotes.viewing import split
+from ndbatch.remotes.views.options import split
 from ndbatch.runner import Result, run
 
 Method = Literal["auto", "mean", "mode", "median", "min", "max", "stride"]

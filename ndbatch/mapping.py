@@ -12,9 +12,9 @@ from ndbatch.errors import ConfigError
 from ndbatch.importing import about_to_act
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Volume
-from ndbatch.remotes.views import View
+from ndbatch.remotes.views.view import View
 from ndbatch.runner import Result, run
-from ndbatch.steps.function import Function
+from ndbatch.steps.function.step import Function
 from ndbatch.units import Length
 
 NAMES = {"output": "result", "table": "table"}

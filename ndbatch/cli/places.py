@@ -103,7 +103,7 @@ def _levels(volume: Volume) -> list[dict[str, Any]]:
 
 def _stored_bytes(volume: Volume, anywhere: bool) -> int | None:
     """Return the bytes that the volume, or the file it is in, takes; None where asking would cost much, or nobody knows."""
-    from ndbatch.remotes.keyvalue import place
+    from ndbatch.remotes.places.keyvalue import place
 
     if not volume.abilities.shared or (volume.address.place != "file" and not anywhere):
         return None

@@ -16,7 +16,7 @@ from ndbatch.config.source import Key, Source, read
 from ndbatch.config.stepform import ONE_NAME, build, form_of, split
 from ndbatch.errors import ConfigError, NdbatchError
 from ndbatch.steps.base import Step
-from ndbatch.steps.loading import search_in
+from ndbatch.steps.function.loading import search_in
 from ndbatch.steps.registry import step_class
 
 

@@ -19,7 +19,7 @@ from ndbatch.plan.sources import open_sources, require_one_frame
 from ndbatch.plan.targets import require_free, require_writable, table_targets
 from ndbatch.remotes.base import Kind, Volume
 from ndbatch.steps.base import ArrayInfo
-from ndbatch.steps.loading import search_in
+from ndbatch.steps.function.loading import search_in
 from ndbatch.units import in_voxels
 
 

@@ -20,7 +20,7 @@ from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.api import default_chunks
 from ndbatch.remotes.base import VOXEL_TYPES, ArraySpec, Kind, Volume
 from ndbatch.remotes.registry import open_volume, store_class
-from ndbatch.remotes.viewing import split
+from ndbatch.remotes.views.options import split
 from ndbatch.steps.base import ArrayInfo
 from ndbatch.tables.writing import TABLE_ENDINGS
 

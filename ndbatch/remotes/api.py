@@ -19,8 +19,8 @@ from ndbatch.remotes.address import Address, Token, parse
 from ndbatch.remotes.base import ArraySpec, Kind, Volume
 from ndbatch.remotes.chunking import default_chunks
 from ndbatch.remotes.registry import check_created, store_class
-from ndbatch.remotes.viewing import OPTIONS as VIEW_OPTIONS
-from ndbatch.remotes.viewing import split, view
+from ndbatch.remotes.views.options import OPTIONS as VIEW_OPTIONS
+from ndbatch.remotes.views.options import split, view
 from ndbatch.units import Length, micrometres
 
 __all__ = ["create", "default_chunks", "named_size", "open"]

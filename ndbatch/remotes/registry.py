@@ -11,21 +11,21 @@ from pathlib import Path
 from ndbatch.errors import PlanError
 from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import ArraySpec, Volume
-from ndbatch.remotes.viewing import split, view
+from ndbatch.remotes.views.options import split, view
 
 GROUP = "ndbatch.remotes"
 BUILT_IN = {
-    "zarr": "ndbatch.remotes.zarr:ZarrVolume",
-    "hdf5": "ndbatch.remotes.hdf5:Hdf5Volume",
-    "tiff": "ndbatch.remotes.tiff:TiffVolume",
-    "n5": "ndbatch.remotes.n5:N5Volume",
-    "precomputed": "ndbatch.remotes.precomputed:PrecomputedVolume",
-    "nifti": "ndbatch.remotes.nifti:NiftiVolume",
-    "nrrd": "ndbatch.remotes.nrrd:NrrdVolume",
-    "mrc": "ndbatch.remotes.mrc:MrcVolume",
-    "npy": "ndbatch.remotes.npy:NpyVolume",
-    "npz": "ndbatch.remotes.npy:NpzVolume",
-    "images": "ndbatch.remotes.images:ImagesVolume",
+    "zarr": "ndbatch.remotes.zarr.volume:ZarrVolume",
+    "hdf5": "ndbatch.remotes.hdf5.volume:Hdf5Volume",
+    "tiff": "ndbatch.remotes.tiff.volume:TiffVolume",
+    "n5": "ndbatch.remotes.n5.volume:N5Volume",
+    "precomputed": "ndbatch.remotes.precomputed.volume:PrecomputedVolume",
+    "nifti": "ndbatch.remotes.files.nifti:NiftiVolume",
+    "nrrd": "ndbatch.remotes.files.nrrd:NrrdVolume",
+    "mrc": "ndbatch.remotes.files.mrc:MrcVolume",
+    "npy": "ndbatch.remotes.files.npy:NpyVolume",
+    "npz": "ndbatch.remotes.files.npy:NpzVolume",
+    "images": "ndbatch.remotes.files.images:ImagesVolume",
     "memory": "ndbatch.remotes.memory:MemoryVolume",
 }
 

@@ -19,7 +19,7 @@ from ndbatch.geometry import Shape
 from ndbatch.remotes import api
 from ndbatch.remotes.address import ENDINGS, FOLDERS, Address, parse
 from ndbatch.remotes.base import Volume
-from ndbatch.remotes.keyvalue import KeyValue, place
+from ndbatch.remotes.places.keyvalue import KeyValue, place
 from ndbatch.remotes.registry import open_volume, schemes, store_class
 
 P = ParamSpec("P")

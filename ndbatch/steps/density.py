@@ -19,10 +19,10 @@ from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Grid, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Pass, Patch, State, Step
-from ndbatch.steps.exact_sums import quotients
 from ndbatch.steps.grouping import merged_by_key
 from ndbatch.steps.lengths import spatial_voxels
-from ndbatch.steps.object_rows import ObjectRows, combined, rows_of_block
+from ndbatch.steps.measure.exact_sums import quotients
+from ndbatch.steps.measure.object_rows import ObjectRows, combined, rows_of_block
 from ndbatch.steps.payload import pack_rows, unpack_rows
 from ndbatch.tables.counting import Counts
 from ndbatch.units import Length

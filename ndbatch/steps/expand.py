@@ -27,9 +27,9 @@ from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch
-from ndbatch.steps.frames import Per, leading_axes
-from ndbatch.steps.ids import distinct, replaced
 from ndbatch.steps.lengths import spatial_voxels
+from ndbatch.steps.relabel.ids import distinct, replaced
+from ndbatch.steps.statistics.frames import Per, leading_axes
 from ndbatch.steps.unary import Unary
 from ndbatch.units import Length
 

@@ -26,9 +26,9 @@ from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch
-from ndbatch.steps.frames import Per, leading_axes
-from ndbatch.steps.labelling import Adjacency, label, relabel
+from ndbatch.steps.components.labelling import Adjacency, label, relabel
 from ndbatch.steps.lengths import spatial_voxels
+from ndbatch.steps.statistics.frames import Per, leading_axes
 from ndbatch.steps.unary import Unary
 from ndbatch.units import Length
 

@@ -29,8 +29,8 @@ from ndbatch.geometry import Block, Box
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch
 from ndbatch.steps.extremes import Element, ElementShape, extreme, opened
-from ndbatch.steps.frames import Per
 from ndbatch.steps.lengths import spatial_voxels
+from ndbatch.steps.statistics.frames import Per
 from ndbatch.steps.unary import Unary
 from ndbatch.units import Length
 

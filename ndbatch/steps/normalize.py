@@ -25,9 +25,9 @@ from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Pass, Patch
-from ndbatch.steps.frames import FrameMoments, FrameRange, Per, leading_axes
-from ndbatch.steps.percentiles import percentile_passes
 from ndbatch.steps.pointwise import pointwise
+from ndbatch.steps.statistics.frames import FrameMoments, FrameRange, Per, leading_axes
+from ndbatch.steps.statistics.percentiles import percentile_passes
 from ndbatch.steps.unary import Unary
 
 Ends = Annotated[tuple[float, float], Field(strict=False)]

@@ -15,10 +15,10 @@ BUILT_IN = {
     "copy": "ndbatch.steps.copy:Copy",
     "filter": "ndbatch.steps.filter:Filter",
     "threshold": "ndbatch.steps.threshold:Threshold",
-    "components": "ndbatch.steps.components:Components",
-    "nuclei": "ndbatch.steps.nuclei:Nuclei",
-    "measure": "ndbatch.steps.measure:Measure",
-    "arithmetic": "ndbatch.steps.arithmetic:Arithmetic",
+    "components": "ndbatch.steps.components.step:Components",
+    "nuclei": "ndbatch.steps.nuclei.step:Nuclei",
+    "measure": "ndbatch.steps.measure.step:Measure",
+    "arithmetic": "ndbatch.steps.arithmetic.step:Arithmetic",
     "mask": "ndbatch.steps.mask:Mask",
     "downsample": "ndbatch.steps.downsample:Downsample",
     "project": "ndbatch.steps.downsample:Project",
@@ -28,12 +28,12 @@ BUILT_IN = {
     "dilate": "ndbatch.steps.morphology:Dilate",
     "open": "ndbatch.steps.morphology:Open",
     "close": "ndbatch.steps.morphology:Close",
-    "contrast": "ndbatch.steps.contrast:Contrast",
-    "background": "ndbatch.steps.background:Background",
+    "contrast": "ndbatch.steps.contrast.step:Contrast",
+    "background": "ndbatch.steps.background.step:Background",
     "fill": "ndbatch.steps.fill:Fill",
     "distance": "ndbatch.steps.distance:Distance",
     "expand_labels": "ndbatch.steps.expand:ExpandLabels",
-    "relabel": "ndbatch.steps.relabel:Relabel",
+    "relabel": "ndbatch.steps.relabel.step:Relabel",
     "watershed": "ndbatch.steps.watershed:Watershed",
 }
 
@@ -51,7 +51,7 @@ def step_class(kind: str) -> type[Step]:
     A `kind` with a colon, `package.module:function`, is a user's function.
     """
     if ":" in kind:
-        from ndbatch.steps.function import Function
+        from ndbatch.steps.function.step import Function
 
         return Function
     known = step_names()

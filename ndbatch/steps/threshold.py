@@ -20,13 +20,13 @@ from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Grid, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Pass, Patch, Step
-from ndbatch.steps.components import RANKS, adjacency_of, relabelled
-from ndbatch.steps.contacts import contacts, forward_offsets
-from ndbatch.steps.histogram import otsu_passes
-from ndbatch.steps.labelling import Adjacency, extents, label, marked
-from ndbatch.steps.merge import NodeValues, join
+from ndbatch.steps.components.contacts import contacts, forward_offsets
+from ndbatch.steps.components.labelling import Adjacency, extents, label, marked
+from ndbatch.steps.components.merge import NodeValues, join
+from ndbatch.steps.components.step import RANKS, adjacency_of, relabelled
 from ndbatch.steps.payload import pack
-from ndbatch.steps.percentiles import percentile_passes
+from ndbatch.steps.statistics.histogram import otsu_passes
+from ndbatch.steps.statistics.percentiles import percentile_passes
 
 
 class Percentile(BaseModel):

@@ -30,12 +30,12 @@ from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box, Shape
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
-from ndbatch.steps.components import adjacency_of
+from ndbatch.steps.components.step import adjacency_of
 from ndbatch.steps.distance import distances
 from ndbatch.steps.extremes import Element, extreme
-from ndbatch.steps.frames import Per, frames_of, leading_axes
-from ndbatch.steps.ids import distinct, replaced
 from ndbatch.steps.lengths import spatial_voxels
+from ndbatch.steps.relabel.ids import distinct, replaced
+from ndbatch.steps.statistics.frames import Per, frames_of, leading_axes
 from ndbatch.units import Length
 
 

@@ -21,7 +21,7 @@ from ndbatch.journal import RECEIPT
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import Patch
-from ndbatch.steps.loading import search_in
+from ndbatch.steps.function.loading import search_in
 from ndbatch.worker import block as single
 from ndbatch.worker.work import Batch, BatchResult, Work
 

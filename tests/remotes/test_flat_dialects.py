@@ -17,8 +17,8 @@ import pytest
 
 import ndbatch as nb
 from ndbatch.errors import Corrupt, MissingExtra, NotFound, PlanError, RemoteError
-from ndbatch.remotes import inflating
 from ndbatch.remotes.base import Array
+from ndbatch.remotes.files import inflating
 
 # -- NIfTI -----------------------------------------------------------------------------------------------------------
 

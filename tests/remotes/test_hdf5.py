@@ -19,7 +19,7 @@ import ndbatch as nb
 from ndbatch.errors import Conflict, Corrupt, Denied, MissingExtra, NotFound, PlanError, RemoteError, Transient
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
-from ndbatch.remotes.hdf5 import Hdf5Volume
+from ndbatch.remotes.hdf5.volume import Hdf5Volume
 from tests.remotes.conftest import unprivileged
 
 DATA = Path(__file__).parents[2].parent / "shared/data"

@@ -14,7 +14,7 @@ import ndbatch as nb
 from ndbatch.errors import NotFound, PlanError
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
-from ndbatch.remotes.hdf5 import Hdf5Volume
+from ndbatch.remotes.hdf5.volume import Hdf5Volume
 
 XML = """<?xml version="1.0" encoding="UTF-8"?>
 <SpimData version="0.2"><BasePath type="relative">.</BasePath><SequenceDescription>

@@ -12,10 +12,10 @@ from PIL import Image
 
 import ndbatch as nb
 from ndbatch.errors import Conflict, Corrupt, NotFound, PlanError, RemoteError
-from ndbatch.remotes import slices
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
-from ndbatch.remotes.images import ImagesVolume
+from ndbatch.remotes.files import slices
+from ndbatch.remotes.files.images import ImagesVolume
 from ndbatch.testing import VolumeSuite
 
 

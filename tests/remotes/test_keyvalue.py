@@ -12,7 +12,7 @@ import pytest
 
 from ndbatch.errors import Denied, NotFound, PlanError, Transient
 from ndbatch.remotes.address import parse
-from ndbatch.remotes.keyvalue import KeyValue, place
+from ndbatch.remotes.places.keyvalue import KeyValue, place
 from ndbatch.testing.servers import KEYS, file_server, s3_client, s3_server
 from tests.remotes.conftest import script
 
@@ -216,7 +216,7 @@ def test_wrong_keys_are_denied_and_not_shown(endpoint: str, monkeypatch: pytest.
         said = script(
             """
 from ndbatch.remotes.address import parse
-from ndbatch.remotes.keyvalue import place
+from ndbatch.remotes.places.keyvalue import place
 folder = place(parse("s3://bucket/x.zarr"))
 for act in (lambda: folder.read("a"), lambda: folder.write("a", b""), lambda: list(folder.names()), folder.delete):
     try:

@@ -16,7 +16,7 @@ from ndbatch.errors import MissingExtra, NotFound, PlanError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array, Volume
 from ndbatch.remotes.memory import MemoryVolume
-from ndbatch.remotes.zarr import ZarrVolume
+from ndbatch.remotes.zarr.volume import ZarrVolume
 from tests.remotes.conftest import script
 
 

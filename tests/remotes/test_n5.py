@@ -19,12 +19,12 @@ import z5py
 
 import ndbatch as nb
 from ndbatch.errors import Corrupt, Denied, NotFound, PlanError, RemoteError
-from ndbatch.remotes import n5_nodes
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.memory import MemoryVolume
-from ndbatch.remotes.n5 import DTYPES as N5_DTYPES
-from ndbatch.remotes.n5 import N5Volume
+from ndbatch.remotes.n5 import nodes as n5_nodes
+from ndbatch.remotes.n5.volume import DTYPES as N5_DTYPES
+from ndbatch.remotes.n5.volume import N5Volume
 from ndbatch.testing import VolumeSuite
 from ndbatch.testing.volumes import TICK, voxels
 

@@ -18,10 +18,10 @@ from ngff_zarr.validate import validate
 
 import ndbatch as nb
 from ndbatch.errors import PlanError, RemoteError
-from ndbatch.remotes import zarr_nodes
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array, Volume
 from ndbatch.remotes.registry import store_class
+from ndbatch.remotes.zarr import nodes as zarr_nodes
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # ome-zarr uses what it deprecates while it is imported

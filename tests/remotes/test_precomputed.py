@@ -14,10 +14,10 @@ import tensorstore
 import ndbatch as nb
 from ndbatch.errors import Conflict, Corrupt, MissingExtra, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
-from ndbatch.remotes import precomputed_encodings
 from ndbatch.remotes.base import Array
-from ndbatch.remotes.precomputed_info import DTYPES
-from ndbatch.remotes.precomputed_sharding import chunk_number, shard_shape, sharding
+from ndbatch.remotes.precomputed import encodings as precomputed_encodings
+from ndbatch.remotes.precomputed.info import DTYPES
+from ndbatch.remotes.precomputed.sharding import chunk_number, shard_shape, sharding
 from ndbatch.testing.volumes import voxels
 
 SIZE = (20, 37, 45)

@@ -17,7 +17,7 @@ import pytest
 import ndbatch as nb
 from ndbatch.errors import Conflict, Denied, NotFound
 from ndbatch.remotes.address import parse
-from ndbatch.remotes.precomputed import PrecomputedVolume
+from ndbatch.remotes.precomputed.volume import PrecomputedVolume
 from ndbatch.testing.volumes import voxels
 
 SIZE, CHUNK = (20, 37, 45), (8, 16, 16)

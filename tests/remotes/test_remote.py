@@ -160,7 +160,7 @@ def test_a_bucket_of_google(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         said = script(
             """
 from ndbatch.remotes.address import parse
-from ndbatch.remotes.keyvalue import place
+from ndbatch.remotes.places.keyvalue import place
 data = np.arange(1, 193, dtype="uint16").reshape(4, 6, 8)
 for url in ("gs://lab/deep/x.zarr", "n5://gs://lab/deep/y", "precomputed://gs://lab/z"):
     volume = nb.create(url, shape=data.shape, dtype="uint16")

@@ -15,8 +15,8 @@ import tifffile
 import ndbatch as nb
 from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Grid
-from ndbatch.remotes import tiff_pages
 from ndbatch.remotes.base import Array
+from ndbatch.remotes.tiff import pages as tiff_pages
 from tests.remotes.conftest import unprivileged
 
 DATA = Path(__file__).parents[2].parent / "shared/data"

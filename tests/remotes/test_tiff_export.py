@@ -12,8 +12,8 @@ import tifffile
 import ndbatch as nb
 from ndbatch.errors import Conflict, NotFound, PlanError
 from ndbatch.geometry import Grid
-from ndbatch.remotes import tiff_packing
 from ndbatch.remotes.base import Array
+from ndbatch.remotes.tiff import packing as tiff_packing
 from ndbatch.testing import VolumeSuite
 from tests.remotes.conftest import script
 

@@ -19,9 +19,9 @@ from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array, Volume
 from ndbatch.remotes.memory import MemoryVolume
 from ndbatch.remotes.registry import open_volume
-from ndbatch.remotes.resampling import PIECE, Resample, ratio
-from ndbatch.remotes.viewing import view
-from ndbatch.remotes.views import View
+from ndbatch.remotes.views.options import view
+from ndbatch.remotes.views.resampling import PIECE, Resample, ratio
+from ndbatch.remotes.views.view import View
 
 SIZE = {"z": "0.6 um", "y": "0.3 um", "x": "0.3 um"}
 DATA = np.random.default_rng(3).integers(1, 1000, (2, 3, 8, 9, 10), np.uint16)
@@ -56,8 +56,8 @@ def test_a_place_along_time_and_channels(url: str) -> None:
 
 
 def test_a_channel_by_its_name(tmp_path: Path) -> None:
-    from ndbatch.remotes.keyvalue import place
-    from ndbatch.remotes.zarr_nodes import read_node, update_attributes
+    from ndbatch.remotes.places.keyvalue import place
+    from ndbatch.remotes.zarr.nodes import read_node, update_attributes
 
     path = tmp_path / "named.zarr"
     nb.create(str(path), shape=(3, 4, 5, 6), dtype="uint8", axes="czyx").write(

@@ -15,11 +15,11 @@ import zarr
 
 import ndbatch as nb
 from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError
-from ndbatch.remotes import zarr_nodes
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
-from ndbatch.remotes.keyvalue import KeyValue
-from ndbatch.remotes.zarr import ZarrVolume
+from ndbatch.remotes.places.keyvalue import KeyValue
+from ndbatch.remotes.zarr import nodes as zarr_nodes
+from ndbatch.remotes.zarr.volume import ZarrVolume
 from tests.remotes.conftest import script, unprivileged
 
 

@@ -19,7 +19,7 @@ from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, RemoteError
 from ndbatch.geometry import Shape
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
-from ndbatch.remotes.keyvalue import place
+from ndbatch.remotes.places.keyvalue import place
 from ndbatch.testing import VolumeSuite
 from ndbatch.testing.servers import file_server, s3_client, s3_server
 from ndbatch.testing.volumes import voxels

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from ndbatch.errors import ConfigError, StepError
 from ndbatch.remotes.base import Array
-from ndbatch.steps.arithmetic import Arithmetic
+from ndbatch.steps.arithmetic.expression import FUNCTIONS, SHORT, arity, evaluate, names_in, parse, range_of
+from ndbatch.steps.arithmetic.step import Arithmetic
 from ndbatch.steps.base import Step
-from ndbatch.steps.expression import FUNCTIONS, SHORT, arity, evaluate, names_in, parse, range_of
 from ndbatch.testing.steps import StepSuite, run_operation
 
 RNG = np.random.default_rng(8)

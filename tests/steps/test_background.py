@@ -12,7 +12,7 @@ from skimage import morphology, restoration
 
 from ndbatch.errors import PlanError
 from ndbatch.remotes.base import Array
-from ndbatch.steps.background import Background
+from ndbatch.steps.background.step import Background
 from ndbatch.steps.base import Step
 from ndbatch.testing.steps import StepSuite, run_operation
 

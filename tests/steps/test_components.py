@@ -17,9 +17,9 @@ from ndbatch.errors import PlanError, StepError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Step
-from ndbatch.steps.components import Components
-from ndbatch.steps.labelling import Adjacency, extents, label, marked, relabel
-from ndbatch.steps.merge import roots
+from ndbatch.steps.components.labelling import Adjacency, extents, label, marked, relabel
+from ndbatch.steps.components.merge import roots
+from ndbatch.steps.components.step import Components
 from ndbatch.testing.steps import StepSuite, run_operation
 
 DATA = Path(__file__).parents[2].parent / "shared/data/em_fib25_medulla/fib25_250.h5"

@@ -14,8 +14,8 @@ from ndbatch.errors import PlanError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Step
-from ndbatch.steps.clahe import Tiling
-from ndbatch.steps.contrast import Contrast
+from ndbatch.steps.contrast.clahe import Tiling
+from ndbatch.steps.contrast.step import Contrast
 from ndbatch.testing.steps import StepSuite, run_operation
 
 RNG = np.random.default_rng(31)

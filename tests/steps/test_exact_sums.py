@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from ndbatch.remotes.base import Array
-from ndbatch.steps.exact_sums import SLAB, Limbs, carried, deposit, deviations, moments, quotients
+from ndbatch.steps.measure.exact_sums import SLAB, Limbs, carried, deposit, deviations, moments, quotients
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64")
 

@@ -20,8 +20,8 @@ from ndbatch.errors import ConfigError, PlanError, StepError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Step
-from ndbatch.steps.function import Function
-from ndbatch.steps.loading import load_changed, load_function, search_in, source_hash, text_of
+from ndbatch.steps.function.loading import load_changed, load_function, search_in, source_hash, text_of
+from ndbatch.steps.function.step import Function
 from ndbatch.testing.steps import StepSuite, run_operation
 
 RNG = np.random.default_rng(6)

@@ -21,7 +21,7 @@ from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box
 from ndbatch.remotes.base import Kind
 from ndbatch.steps.base import ArrayInfo, Patch, Step
-from ndbatch.steps.measure import Measure
+from ndbatch.steps.measure.step import Measure
 from ndbatch.testing.steps import StepSuite, run_operation
 
 DATA = Path(__file__).parents[3] / "shared/data"

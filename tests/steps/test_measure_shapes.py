@@ -15,7 +15,7 @@ from ndbatch.errors import PlanError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Step
-from ndbatch.steps.measure import Measure, Property
+from ndbatch.steps.measure.step import Measure, Property
 from ndbatch.testing.steps import StepSuite, run_operation
 
 SIZE = (2.0, 1.0, 0.5)

@@ -16,9 +16,9 @@ from ndbatch.errors import PlanError, StepError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import Step
-from ndbatch.steps.nuclei import Nuclei
-from ndbatch.steps.nuclei_detection import blob_response, detection_halo, fine_halo, response_halo, smooth
-from ndbatch.steps.nuclei_survey import stabilise
+from ndbatch.steps.nuclei.detection import blob_response, detection_halo, fine_halo, response_halo, smooth
+from ndbatch.steps.nuclei.step import Nuclei
+from ndbatch.steps.nuclei.survey import stabilise
 from ndbatch.testing.scoring import centroid_f1, centroids, iou_f1, median_diameter
 from ndbatch.testing.steps import Products, StepSuite, run_operation
 

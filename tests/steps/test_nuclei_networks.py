@@ -17,9 +17,9 @@ from ndbatch.errors import ConfigError, MissingExtra, PlanError, StepError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Step
-from ndbatch.steps.loading import search_in
-from ndbatch.steps.nuclei import Nuclei
-from ndbatch.steps.nuclei_objects import Objects, settle
+from ndbatch.steps.function.loading import search_in
+from ndbatch.steps.nuclei.objects import Objects, settle
+from ndbatch.steps.nuclei.step import Nuclei
 from ndbatch.testing.scoring import iou_f1
 from ndbatch.testing.steps import StepSuite, run_operation
 

@@ -14,9 +14,9 @@ from scipy import ndimage
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import Step
-from ndbatch.steps.nuclei import Nuclei
-from ndbatch.steps.nuclei_background import Evening
-from ndbatch.steps.nuclei_survey import Level
+from ndbatch.steps.nuclei.background import Evening
+from ndbatch.steps.nuclei.step import Nuclei
+from ndbatch.steps.nuclei.survey import Level
 from ndbatch.testing.scoring import centroid_f1, centroids
 from ndbatch.testing.steps import Products, StepSuite, run_operation
 

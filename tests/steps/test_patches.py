@@ -17,10 +17,10 @@ from ndbatch.errors import ConfigError, StepError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Step
-from ndbatch.steps.function import Function
-from ndbatch.steps.loading import search_in
-from ndbatch.steps.models import KEPT, once
-from ndbatch.steps.patches import Lattice
+from ndbatch.steps.function.loading import search_in
+from ndbatch.steps.function.models import KEPT, once
+from ndbatch.steps.function.patches import Lattice
+from ndbatch.steps.function.step import Function
 from ndbatch.testing.steps import StepSuite, run_operation
 
 RNG = np.random.default_rng(11)

@@ -19,8 +19,8 @@ from ndbatch.errors import ConfigError, PlanError, StepError
 from ndbatch.geometry import Block, Box
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Patch, Step
-from ndbatch.steps.ids import distinct, replaced
-from ndbatch.steps.relabel import Relabel
+from ndbatch.steps.relabel.ids import distinct, replaced
+from ndbatch.steps.relabel.step import Relabel
 from ndbatch.testing.steps import StepSuite, run_operation
 
 RNG = np.random.default_rng(81)

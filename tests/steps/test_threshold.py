@@ -16,7 +16,7 @@ from skimage import filters
 from ndbatch.errors import PlanError
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import Step
-from ndbatch.steps.percentiles import order_key, value_of_key
+from ndbatch.steps.statistics.percentiles import order_key, value_of_key
 from ndbatch.steps.threshold import Threshold, above
 from ndbatch.testing.steps import StepSuite, run_operation
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from ndbatch.remotes.base import Array, Kind
-from ndbatch.steps.arithmetic import Arithmetic
+from ndbatch.steps.arithmetic.step import Arithmetic
 from ndbatch.steps.base import Step
-from ndbatch.steps.components import Components
+from ndbatch.steps.components.step import Components
 from ndbatch.steps.copy import Copy
 from ndbatch.steps.filter import Filter
 from ndbatch.steps.mask import Mask
-from ndbatch.steps.measure import Measure
+from ndbatch.steps.measure.step import Measure
 from ndbatch.steps.threshold import Threshold
 from ndbatch.testing.steps import run_operation
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from ndbatch.remotes.base import Array
-from ndbatch.steps.value_counts import ValueCounts, tally
+from ndbatch.steps.measure.value_counts import ValueCounts, tally
 
 DTYPES = ("uint8", "int8", "uint16", "int32", "uint32", "uint64", "int64", "float32", "float64")
 GROUPS = 4

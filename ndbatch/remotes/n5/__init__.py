@@ -1,0 +1,1 @@
+"""N5 datasets and the multiscale conventions in use."""

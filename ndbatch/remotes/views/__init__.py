@@ -1,0 +1,1 @@
+"""Volumes seen otherwise: an index of an axis, flipped, cropped, resampled."""

@@ -1,0 +1,1 @@
+"""Zarr v2 and v3, plain or as OME-Zarr images."""

@@ -1,0 +1,1 @@
+"""Uneven background taken away."""

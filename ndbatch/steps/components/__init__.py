@@ -1,0 +1,1 @@
+"""Connected components: labelled in blocks, joined over their faces."""

@@ -1,0 +1,1 @@
+"""Contrast, of whole volumes and locally."""

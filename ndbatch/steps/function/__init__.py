@@ -1,0 +1,1 @@
+"""Users' own functions and models."""

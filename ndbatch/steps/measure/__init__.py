@@ -1,0 +1,1 @@
+"""Objects and zones measured, exactly and in any blocks."""

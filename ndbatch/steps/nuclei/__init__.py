@@ -1,0 +1,1 @@
+"""Nuclei and cell bodies: found, outlined, numbered."""

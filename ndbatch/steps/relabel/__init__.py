@@ -1,0 +1,1 @@
+"""Labels given other ids."""

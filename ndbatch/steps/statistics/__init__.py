@@ -1,0 +1,1 @@
+"""Histograms, percentiles and counts of whole volumes, block by block."""
