@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from ndbatch.plan.make import make_plan
     from ndbatch.remotes.api import create
     from ndbatch.remotes.base import Kind, Volume
+    from ndbatch.remotes.connecting import connect, open
     from ndbatch.remotes.lazy import store
-    from ndbatch.remotes.remote import Remote, connect, open
+    from ndbatch.remotes.remote import Remote
     from ndbatch.runner import Result, run
     from ndbatch.trial import try_region
     from ndbatch.verify import check
@@ -36,14 +37,14 @@ _HOMES = {
     "Result": "ndbatch.runner",
     "Volume": "ndbatch.remotes.base",
     "check": "ndbatch.verify",
-    "connect": "ndbatch.remotes.remote",
+    "connect": "ndbatch.remotes.connecting",
     "copy": "ndbatch.copying",
     "create": "ndbatch.remotes.api",
     "downsample": "ndbatch.downsampling",
     "load": "ndbatch.config.load",
     "make_plan": "ndbatch.plan.make",
     "map_blocks": "ndbatch.mapping",
-    "open": "ndbatch.remotes.remote",
+    "open": "ndbatch.remotes.connecting",
     "run": "ndbatch.runner",
     "store": "ndbatch.remotes.lazy",
     "try_region": "ndbatch.trial",

@@ -22,8 +22,8 @@ from ndbatch.plan.binding import SMALLEST_LEVEL, small_enough
 from ndbatch.remotes import api
 from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import Volume
+from ndbatch.remotes.connecting import recognised
 from ndbatch.remotes.registry import store_class
-from ndbatch.remotes.remote import recognised
 from ndbatch.remotes.views.options import split
 from ndbatch.runner import Result, run
 

@@ -29,7 +29,7 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List the volumes in a folder or a bucket: name, format, shape, type, levels, voxel size. Reads no voxel."""
-    from ndbatch.remotes.remote import connect
+    from ndbatch.remotes.connecting import connect
 
     remote = connect(url, base=Path.cwd())
     entries = remote.ls(depth)
@@ -63,7 +63,7 @@ def rm(
 ) -> None:
     """Remove a volume with all of its levels, after asking. What is no volume is never removed."""
     from ndbatch.remotes.address import parse
-    from ndbatch.remotes.remote import recognised, remove
+    from ndbatch.remotes.connecting import delete, recognised
 
     address = recognised(parse(url, Path.cwd(), folder=True))
     if not yes:
@@ -72,5 +72,5 @@ def rm(
         if not typer.confirm(f"Remove {address.url} for good?"):
             typer.echo("nothing was removed")
             return
-    remove(address)
+    delete(address)
     typer.echo(f"removed {address.url}")

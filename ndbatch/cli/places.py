@@ -81,10 +81,11 @@ def show(
 
 
 def _open(url: str) -> Volume:
-    from ndbatch.remotes import remote
+    from ndbatch.remotes.connecting import open
+    from ndbatch.remotes.remote import Remote
 
-    volume = remote.open(url, base=Path.cwd())
-    if isinstance(volume, remote.Remote):
+    volume = open(url, base=Path.cwd())
+    if isinstance(volume, Remote):
         raise ConfigError(f"{volume.url} is a folder of volumes; ndbatch ls {url} lists them")
     return cast("Volume", volume)
 

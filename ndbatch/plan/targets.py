@@ -110,7 +110,7 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
         raise PlanError(
             f"outputs.{name}: {address.url} lives in one process only; use cluster: {{kind: threads}}, or another store"
         )
-    if address.place in ("http", "https"):
+    if address.place in ("http", "https") and not store_class(address.scheme).abilities.service:
         raise PlanError(
             f"outputs.{name}: {address.url} is on a web server, which is only read; write to a folder or a bucket"
         )
@@ -135,6 +135,7 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
 def _address(config: Config, name: str, output: Output) -> Address:
     """Return the address of an output, or of one of its levels. PlanError where the store keeps no levels."""
     address, (_, number) = parse(output.url, config.run_directory), level_of(name)
+    address = address if output.token is None else address.with_token(output.token)
     if not number:
         return address
     if not store_class(address.scheme).abilities.levels:
@@ -164,6 +165,11 @@ def _existing(config: Config, name: str, address: Address, info: ArrayInfo, regi
         raise PlanError(
             f"outputs.{name}: {address.url} has {volume.levels} levels; writing one would leave the others as they were. "
             "Give it pyramid: to make them again, name the one you mean with ?level=, or write to a new volume"
+        )
+    if volume.abilities.merges:
+        raise PlanError(
+            f"outputs.{name}: {address.url} is there already, and {volume.scheme} keeps old voxels where zeros are written; "
+            "use create: true with a new name, or ndbatch rm it first"
         )
     if not volume.abilities.concurrent:
         raise PlanError(

@@ -119,6 +119,11 @@ def parse(url: str, base: Path | None = None, folder: bool = False) -> Address:
     options = tuple(sorted(parse_qsl(query, keep_blank_values=True)))
     _refuse_secrets(text, options)
     scheme, separator, rest = text.partition("://")
+    scheme, plus, protocol = scheme.partition("+")
+    if plus and protocol in ("http", "https"):  # boss+https://host/... is boss://https://host/...
+        rest = f"{protocol}://{rest}"
+    elif plus:
+        scheme = f"{scheme}+{protocol}"
     if not separator or scheme.lower() in PLACES:
         scheme, rest = "", text
     start, separator, after = rest.rpartition("://")

@@ -30,7 +30,7 @@ Named = Mapping[str, int] | Sequence[int]
 
 
 def open(
-    url: str | os.PathLike[str] | Mapping[str, Any],
+    url: str | os.PathLike[str] | Mapping[str, Any] | Address,
     *,
     base: Path | None = None,
     level: int | None = None,
@@ -72,7 +72,7 @@ def open(
     told = {name: value for name, value in locals().items() if name not in ("url", "base") and value is not None}
     if isinstance(url, Mapping):
         return _open_mapping({**url, **told}, base)
-    return _open_told(parse(os.fspath(url), base or Path.cwd()), told)
+    return _open_told(url if isinstance(url, Address) else parse(os.fspath(url), base or Path.cwd()), told)
 
 
 def _open_told(address: Address, told: Mapping[str, Any]) -> Volume:
@@ -119,7 +119,7 @@ def _open_with_axes(address: Address, axes: str | None) -> Volume:
 
 
 def create(
-    url: str | os.PathLike[str],
+    url: str | os.PathLike[str] | Address,
     *,
     like: Volume | None = None,
     shape: Named | None = None,
@@ -132,6 +132,7 @@ def create(
     kind: str | None = None,
     overwrite: bool = False,
     base: Path | None = None,
+    token: Token | None = None,
 ) -> Volume:
     """Create an empty volume (all voxels 0) at `url` and return it.
 
@@ -139,12 +140,14 @@ def create(
     (t, c, z, y, x) from the right, uint8, `default_chunks`, an image. Shapes are C-order, as `axes`, or by axis name;
     `voxel_size` holds lengths by axis name (`{"z": "0.29 um"}`) or micrometres. With `overwrite` a volume that is there
     is removed first. An address with `?level=1` appends a level to the pyramid there (`shape` and `offset` in voxels of that
-    level). Raises PlanError for what the format cannot hold, Conflict where something is there, Denied.
+    level). `token` tells a service who asks. Raises PlanError for what the format cannot hold, Conflict where something is
+    there, Denied.
     """
     about_to_act("creates a volume")
-    address = parse(os.fspath(url), base or Path.cwd())
+    address = url if isinstance(url, Address) else parse(os.fspath(url), base or Path.cwd())
+    address = address if token is None else address.with_token(token)
     store = store_class(address.scheme)
-    spec = _spec_of(str(url), address.scheme, like, shape, dtype, axes, chunks, shards, voxel_size, offset, kind)
+    spec = _spec_of(address.url, address.scheme, like, shape, dtype, axes, chunks, shards, voxel_size, offset, kind)
     check_created(address, spec)
     if overwrite:
         store.delete(address)

@@ -115,6 +115,12 @@ class Abilities:
     """The absolute position of the first voxel is kept; a store that cannot refuses volumes that begin elsewhere than at 0."""
     facts: bool = True
     """Voxel size and kind are kept; where False they must be told again when the volume is opened."""
+    service: bool = False
+    """Spoken to by a protocol of its own over HTTP: the path of an address begins with a host."""
+    merges: bool = False
+    """Zeros that are written never erase what is there, so a result is only right in a volume that is new, or was emptied."""
+    request_bytes: int | None = None
+    """Most bytes of voxels, not compressed, that one request may ask for or send; None where nothing bounds them."""
     places: tuple[str, ...] = ("file",)
     """Where volumes may lie: file, s3, gs, http, zip; `memory` for none of them."""
     title: str = ""

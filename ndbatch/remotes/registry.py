@@ -7,11 +7,15 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ndbatch.errors import PlanError
 from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import ArraySpec, Volume
 from ndbatch.remotes.views.options import split, view
+
+if TYPE_CHECKING:
+    from ndbatch.remotes.remote import Remote
 
 GROUP = "ndbatch.remotes"
 BUILT_IN = {
@@ -28,6 +32,21 @@ BUILT_IN = {
     "images": "ndbatch.remotes.files.images:ImagesVolume",
     "memory": "ndbatch.remotes.memory:MemoryVolume",
 }
+
+
+SERVICES: dict[str, str] = {}
+"""Services that hold volumes, by the scheme of their addresses: the class of the Remote. Installed packages add to them by
+the entry points `ndbatch.services`."""
+
+
+def remote_class(scheme: str) -> type[Remote] | None:
+    """Return the Remote class of a service, imported now; None where `scheme` is that of a format."""
+    known = {**{point.name: point.value for point in entry_points(group="ndbatch.services")}, **SERVICES}
+    if scheme not in known:
+        return None
+    module, _, name = known[scheme].partition(":")
+    loaded: type[Remote] = getattr(import_module(module), name)
+    return loaded
 
 
 @cache

@@ -1,28 +1,22 @@
-"""A folder or a bucket of volumes: what is in it, opening, creating and deleting by name, and their metadata.
+"""The Remote contract: a place that holds volumes, such as a folder, a bucket or a service.
 
-A volume is told by the ending of its name, or a folder by the files that stand in it (`zarr.json`, `info`). Nothing but
-metadata is read.
+A remote holds no voxels and keeps no connection open; volumes are opened, created and deleted in it by name.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import cache, wraps
-from pathlib import Path
-from typing import Any, ParamSpec
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from ndbatch.errors import Denied, MissingExtra, NotFound, PlanError, RemoteError
+from ndbatch.errors import NotFound
 from ndbatch.geometry import Shape
 from ndbatch.remotes import api
-from ndbatch.remotes.address import ENDINGS, FOLDERS, Address, parse
+from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Volume
-from ndbatch.remotes.places.keyvalue import KeyValue, place
-from ndbatch.remotes.registry import open_volume, schemes, store_class
+from ndbatch.remotes.registry import store_class
 
-P = ParamSpec("P")
 OPENERS = 8
 """Volumes whose metadata is read at the same time."""
 
@@ -53,12 +47,11 @@ class Entry:
         return facts
 
 
-class Remote:
-    """A folder of this machine, a bucket or a part of it, a folder on a web server: a place that holds volumes."""
+class Remote(ABC):
+    """A place that holds volumes. Subclasses say what is in it and where a name leads; the rest follows."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._folder = place(address)
 
     @property
     def url(self) -> str:
@@ -68,27 +61,24 @@ class Remote:
     def __repr__(self) -> str:
         return f"<Remote {self.url}>"
 
+    @abstractmethod
     def ls(self, depth: int = 3) -> list[Entry]:
-        """Return the volumes in this folder and `depth` - 1 folders below it, sorted by name; each is opened once.
+        """Return the volumes in it, sorted by name; what cannot be opened is listed with its `problem`.
 
-        A file that cannot be opened is listed with its `problem`. Raises NotFound for a missing folder or bucket, Denied,
-        RemoteError for a web server that gives no index.
+        `depth` bounds how many folders are gone down where there are folders. Raises NotFound for a missing place, Denied.
         """
-        found = list(_addresses(self._folder, self.address, "", depth))
-        missing = None if found else self._folder.missing()
-        if missing is not None:
-            raise missing
-        with ThreadPoolExecutor(OPENERS) as pool:
-            parts = pool.map(lambda pair: list(_entries(*pair)), found)
-            return [entry for part in parts for entry in part]
+
+    @abstractmethod
+    def locate(self, name: str) -> Address:
+        """Return the address of the volume `name` (what `ls` gives), there or not. PlanError where no volume can be meant."""
 
     def open(self, name: str, **options: Any) -> Volume:
-        """Open the volume `name` (a path below this remote, or what `ls` gives) with the options of `ndbatch.open`."""
-        return api.open(self.locate(name).url, **options)
+        """Open the volume `name` with the options of `ndbatch.open`."""
+        return api.open(self.locate(name), **options)
 
     def create(self, name: str, **facts: Any) -> Volume:
-        """Create an empty volume `name` with the arguments of `ndbatch.create`; its ending tells the format."""
-        return api.create(self._below(name).url, **facts)
+        """Create an empty volume `name` with the arguments of `ndbatch.create`."""
+        return api.create(self.locate(name), **facts)
 
     def delete(self, name: str) -> None:
         """Remove the volume `name` and all of its levels. NotFound where there is none; nothing else is ever removed."""
@@ -102,151 +92,26 @@ class Remote:
         """Merge `values` into the document kept with the volume `name`."""
         self.open(name).set_attributes(values)
 
-    def locate(self, name: str) -> Address:
-        """Return the address of the volume `name`, by its ending or by the files in it. PlanError where neither tells."""
-        return recognised(self._below(name))
-
-    def _below(self, name: str) -> Address:
-        """Return the address of a name: the options of the remote, and those of the name, which win."""
-        scheme, separator, rest = name.partition("://")
-        text = f"{self.address.path}/{rest if separator else name}"
-        address = parse(f"{scheme}://{text}" if separator else text, folder=True)
-        if name.startswith("/") or ".." in address.path.split("/"):
-            raise PlanError(f"{name!r} is not below {self.url}; give a name that ndbatch ls lists")
-        return address.with_options(**{**dict(self.address.options), **dict(address.options)})
-
-
-def connect(url: str | os.PathLike[str], *, base: Path | None = None) -> Remote:
-    """Return the remote at `url`: a folder, `s3://bucket/folder`, `gs://`, `http(s)://`. Nothing is read.
-
-    Options of the address reach the place: `?profile=lab`, `?endpoint=https://minio:9000`, `?anonymous=true`. Relative paths
-    are taken from `base`, the current folder if not given. Raises PlanError for an address that is none.
-    """
-    address = parse(os.fspath(url), base or Path.cwd(), folder=True)
-    if address.scheme not in ("", *ENDINGS.values(), *FOLDERS):
-        raise PlanError(f"{address.url}: {address.scheme}:// is no folder of volumes")
-    if not address.scheme:
-        address.require_options(())
-    return Remote(replace(address, scheme="", inside=""))
-
-
-def recognised(address: Address) -> Address:
-    """Return an address with its format: as its ending tells, or the files in the folder. PlanError where nothing does."""
-    if address.scheme:
-        return address
-    folder = place(address) / address.inside.strip("/")
-    try:
-        scheme = next((s for s, marks in _marks().items() if any(folder.etag(mark) for mark in marks)), "")
-    except Denied:
-        scheme = ""
-    if not scheme:
-        missing = folder.missing()
-        raise missing or PlanError(
-            f"{folder} is no volume of a known format; ndbatch ls {folder} lists the volumes in a folder"
-        )
-    return replace(address, scheme=scheme)
-
 
 def remove(address: Address) -> None:
     """Remove the volume at `address`. NotFound where there is none, RemoteError for what is no volume of its format."""
-    address = recognised(address)
     store = store_class(address.scheme)
     if not store.exists(address):
-        raise (place(address).missing() if address.place != "file" else None) or NotFound(
-            f"{address.url} does not exist", url=address.url
-        )
+        raise NotFound(f"{address.url} does not exist", url=address.url)
     store.delete(address)
 
 
-def _or_remote(function: Callable[P, Volume]) -> Callable[P, Volume | Any]:
-    """Return `ndbatch.open`: a folder without an ending is opened as what it holds, or is a Remote."""
-
-    @wraps(function)
-    def opened(*arguments: P.args, **options: P.kwargs) -> Volume | Any:
-        url, base = arguments[0] if arguments else None, options.get("base")
-        if not isinstance(url, str | os.PathLike):
-            return function(*arguments, **options)
-        address = parse(os.fspath(url), base if isinstance(base, Path) else Path.cwd(), folder=True)
-        if address.scheme or (address.place == "file" and not Path(address.path).is_dir()):
-            return function(*arguments, **options)
-        try:
-            known = recognised(address)
-        except PlanError:
-            if set(options) - {"base"}:
-                raise
-            return connect(url, base=base if isinstance(base, Path) else None)
-        return api.open(known.url, **options)  # type: ignore[arg-type]
-
-    return opened
-
-
-open = _or_remote(api.open)
-"""Open a volume, as `ndbatch.remotes.api.open` does; a folder or a bucket of volumes gives a `Remote`."""
-
-
-@cache
-def _marks() -> dict[str, tuple[str, ...]]:
-    """Return the files that tell a folder of each format."""
-    return {scheme: store_class(scheme).marks for scheme in sorted(schemes()) if store_class(scheme).marks}
-
-
-def _addresses(folder: KeyValue, remote: Address, below: str, depth: int) -> Iterator[tuple[str, Address]]:
-    """Yield name and address of what looks like a volume, sorted; folders that are none are entered."""
-    names = list(folder.names())
-    scheme = next((s for s, marks in _marks().items() if not set(marks).isdisjoint(names)), "")
-    if scheme:
-        yield below, replace(remote, scheme=scheme, path=str(folder))
-        inside = [name for name in names if name == "labels/"]  # where images of OME-Zarr keep their labels
-    else:
-        inside = [name for name in names if not name.startswith(".")]
-    for name in inside:
-        path = f"{below}/{name.rstrip('/')}" if below else name.rstrip("/")
-        address = parse(f"{remote.path}/{path}", folder=True)
-        if not name.endswith("/") and address.scheme:
-            yield path, replace(address, options=remote.options)
-        elif name.endswith("/") and depth > 1:
-            yield from _addresses(folder / name, remote, path, depth - 1)
-        elif name.endswith("/"):
-            marked = next((s for s, marks in _marks().items() if any((folder / name).etag(m) for m in marks)), "")
-            if marked:
-                yield path, replace(address, scheme=marked, options=remote.options)
-
-
-def _entries(name: str, address: Address) -> Iterator[Entry]:
-    """Yield what is at an address: a volume, the volumes in a file or group that holds several, or why it is none."""
-    try:
-        yield _entry(name, address)
-    except NotFound as error:
-        several = [(f"{name}::{one}", replace(address, inside=one)) for one in error.fields.get("datasets", ())]
-        several += [
-            (f"{name}/{one}", replace(address, path=f"{address.path}/{one}")) for one in error.fields.get("inside", ())
-        ]
-        for inner, where in several:
-            yield from _entries(inner, where)
-        if not several and address.scheme in schemes() and not store_class(address.scheme).marks:
-            yield Entry(name, address.url, address.scheme, problem=error.message)
-    except (RemoteError, PlanError, MissingExtra) as error:
-        yield Entry(name, address.url, address.scheme, problem=error.message)
-
-
-def _entry(name: str, address: Address) -> Entry:
-    volume = open_volume(address)
-    try:
-        spec = volume.spec
-        size = spec.voxel_size
-        return Entry(
-            name or volume.url.rpartition("/")[2],
-            volume.url,
-            address.scheme,
-            spec.axes,
-            spec.shape,
-            spec.dtype.name,
-            str(spec.kind),
-            spec.levels,
-            size,
-        )
-    finally:
-        volume.close()
-
-
-__all__ = ["Entry", "Remote", "connect", "open", "recognised", "remove"]
+def entry_of(name: str, address: Address, volume: Volume) -> Entry:
+    """Return what a listing says of an open volume."""
+    spec = volume.spec
+    return Entry(
+        name,
+        volume.url,
+        address.scheme,
+        spec.axes,
+        spec.shape,
+        spec.dtype.name,
+        str(spec.kind),
+        spec.levels,
+        spec.voxel_size,
+    )

@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan", "journal"),
     ("engine", "worker", "executors", "states"),
     ("drive", "prepare", "finish", "runner", "report", "verify", "trial", "mapping", "copying", "downsampling"),
+    ("server", "ramon", "ingest"),
     ("cli", "testing", "__main__"),
 )
 """Each layer may import from those before it and from itself."""

@@ -1,0 +1,1 @@
+"""`ndbatch serve`: a local service that speaks ndstore, BOSS, DVID and precomputed over any volumes that ndbatch can open."""

@@ -1,0 +1,115 @@
+"""One request as the protocols see it: names from the path, the query, a body of bounded size; and the answer.
+
+Protocols write plain functions, `handle(call) -> Response`, which run in a pool of threads; waiting for the network is done
+here. A protocol says itself how an error is answered (`Answers`), since old clients look at the exact code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from ndbatch.errors import Denied, NdbatchError, NotFound, PlanError
+
+LOG = logging.getLogger("ndbatch.server")
+
+
+class TooLarge(NdbatchError):
+    """A request or its answer would be larger than the service allows."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request. `body` is whole; `query` and `headers` (names in small letters) hold the last value of each name."""
+
+    method: str
+    path: str
+    names: Mapping[str, str]
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+    def json(self) -> Any:
+        """The body as JSON; PlanError where it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError as error:
+            raise PlanError(f"the body is not JSON: {error}") from None
+
+    @property
+    def token(self) -> str:
+        """What follows `Token` or `Bearer` in the header Authorization; empty where there is none."""
+        scheme, _, value = self.headers.get("authorization", "").partition(" ")
+        return value.strip() if scheme.lower() in ("token", "bearer") else ""
+
+
+Handle = Callable[[Call], Response]
+Answers = Callable[[NdbatchError], Response]
+"""How a protocol answers an error."""
+
+
+def endpoint(handle: Handle, answers: Answers, limit: int) -> Callable[[Request], Awaitable[Response]]:
+    """Return `handle` as starlette calls it. Bodies above `limit` bytes are refused before they are read to the end."""
+
+    async def respond(request: Request) -> Response:
+        try:
+            call = Call(
+                request.method,
+                request.url.path,
+                dict(request.path_params),
+                dict(request.query_params),
+                dict(request.headers),
+                await _body(request, limit),
+            )
+            return await run_in_threadpool(handle, call)
+        except NdbatchError as error:
+            return answers(error)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except Exception:
+            LOG.exception("%s %s", request.method, request.url.path)
+            return Response("the service failed; its log says where", 500, media_type="text/plain")
+
+    return respond
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """Return the body of a request, TooLarge as soon as it is known to be longer than `limit` bytes."""
+    parts, size = [], 0
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the body has {declared} bytes; at most {limit} are taken")
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise TooLarge(f"the body is longer than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def plain(text: str, status: int = 200) -> Response:
+    """Return an answer of plain text."""
+    return Response(text, status, media_type="text/plain")
+
+
+def as_json(value: Any, status: int = 200) -> Response:
+    """Return an answer of JSON."""
+    return Response(json.dumps(value), status, media_type="application/json")
+
+
+def plainly(error: NdbatchError) -> Response:
+    """Answer an error with the code that HTTP has for it, and its sentence."""
+    codes: tuple[tuple[type[NdbatchError], int], ...] = (
+        (TooLarge, 413),
+        (Denied, 403),
+        (NotFound, 404),
+        (PlanError, 400),
+    )
+    return plain(error.message, next((code for kind, code in codes if isinstance(error, kind)), 500))

@@ -1,0 +1,95 @@
+"""Voxels of served volumes: boxes read and written by many threads and processes at once, and no write lost.
+
+A write that covers parts of chunks reads them first; locks on the chunks that it touches, held across processes, keep others
+away meanwhile. The locks are bytes of one file, so that a process that dies leaves none behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ndbatch.errors import Denied
+from ndbatch.geometry import Box, Shape
+from ndbatch.remotes import api
+from ndbatch.remotes.base import Array, Volume
+
+STRIPES = 1024
+"""Locks of one service: chunks share them by chance, which costs waiting and never an order that could block for good."""
+
+
+class Voxels:
+    """Reads and writes of all volumes of a service. `state` is the folder for the file of locks."""
+
+    def __init__(self, state: Path) -> None:
+        state.mkdir(parents=True, exist_ok=True)
+        self._locks = [threading.Lock() for _ in range(STRIPES)]
+        self._file = os.open(state / "locks", os.O_RDWR | os.O_CREAT, 0o600)
+
+    def open(self, url: str, level: int = 0) -> Volume:
+        """Return the volume at `url`, opened once; `forget` where its metadata changed."""
+        return _opened(url, level)
+
+    def forget(self) -> None:
+        """Open volumes anew from now on, because one was created, deleted or got levels."""
+        _opened.cache_clear()
+
+    def read(self, volume: Volume, box: Box) -> Array:
+        """Return the voxels of `box`, C-order, the volume's axes and dtype; those outside the volume are 0."""
+        inside = box.intersect(volume.domain)
+        if inside == box:
+            return volume.read(box)
+        result = np.zeros(box.shape, volume.dtype)
+        if not inside.empty:
+            result[inside.slices(box.start)] = volume.read(inside)
+        return result
+
+    def write(self, volume: Volume, box: Box, data: Array, merge: bool = False) -> None:
+        """Store `data` in `box`, which lies inside the volume, and return when it is stored.
+
+        With `merge` zeros change nothing. Raises Denied for volumes that cannot be written block by block.
+        """
+        if not (volume.abilities.write and volume.abilities.concurrent):
+            raise Denied(f"{volume.url} is only read: {volume.scheme} cannot be written block by block")
+        with self._locked(volume, box):
+            if merge and not data.all():
+                data = np.where(data != 0, data, volume.read(box))
+            volume.write(box, np.ascontiguousarray(data))
+
+    @contextmanager
+    def _locked(self, volume: Volume, box: Box) -> Iterator[None]:
+        """Hold the locks of every unit that `box` touches, in one order for all, so that nobody waits in a circle."""
+        import fcntl
+
+        unit = volume.spec.write_unit
+        with ExitStack() as held:
+            for stripe in sorted(_stripes(f"{volume.url}@{volume.spec.level}", box, volume.offset, unit)):
+                held.enter_context(self._locks[stripe])
+                fcntl.lockf(self._file, fcntl.LOCK_EX, 1, stripe)
+                held.callback(fcntl.lockf, self._file, fcntl.LOCK_UN, 1, stripe)
+            yield
+
+
+def _stripes(name: str, box: Box, origin: Shape, unit: Shape) -> set[int]:
+    """Return the locks of the units of a volume that `box` touches."""
+    start = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
+    grid = [
+        np.arange((a - o) // u, (b - 1 - o) // u + 1)
+        for a, b, o, u in zip(box.start, box.stop, origin, unit, strict=True)
+    ]
+    total = np.zeros(1, np.int64)
+    for axis in grid:
+        total = (total[:, None] * 31 + axis).reshape(-1) % STRIPES
+    return {int(one) for one in (total + start) % STRIPES}
+
+
+@lru_cache(maxsize=256)
+def _opened(url: str, level: int) -> Volume:
+    return api.open(url, level=level) if level else api.open(url)
