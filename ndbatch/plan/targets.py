@@ -126,6 +126,7 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
     shards = _along(output.shards, info, f"outputs.{name}.shards")
     spec = _spec(info, region, chunks or default, shards, kind, name)
     store_class(address.scheme).check_spec(address, spec)
+    spec = store_class(address.scheme).settled(address, spec)
     staged = None
     if not store_class(address.scheme).abilities.concurrent:
         staged = Address("zarr", str(config.run_directory / "staging" / f"{name}.zarr"))

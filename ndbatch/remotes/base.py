@@ -193,6 +193,13 @@ class Volume(ABC):
             )
 
     @classmethod
+    def settled(cls, address: Address, spec: ArraySpec) -> ArraySpec:
+        """Return what `create` makes of `spec`: a service whose chunks are its own says here which, so that the planner
+        lines blocks up with them and never finds out afterwards. Here: as it is. Asks nothing of the service."""
+        del address
+        return spec
+
+    @classmethod
     @abstractmethod
     def exists(cls, address: Address) -> bool:
         """Return whether something (or the level, where the address names one) is there that `create` would not replace."""
