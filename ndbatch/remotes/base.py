@@ -119,6 +119,8 @@ class Abilities:
     """Spoken to by a protocol of its own over HTTP: the path of an address begins with a host."""
     merges: bool = False
     """Zeros that are written never erase what is there, so a result is only right in a volume that is new, or was emptied."""
+    propagates: bool = False
+    """The service makes the coarser levels itself, when `propagate` asks for them."""
     request_bytes: int | None = None
     """Most bytes of voxels, not compressed, that one request may ask for or send; None where nothing bounds them."""
     places: tuple[str, ...] = ("file",)
@@ -233,6 +235,10 @@ class Volume(ABC):
     def set_attributes(self, values: Mapping[str, Any]) -> None:
         """Merge `values` into the document kept with the array, atomically. Only the driver calls this."""
         raise RemoteError(f"{self.url}: {self.scheme} volumes keep no attributes", url=self.url)
+
+    def propagate(self) -> None:
+        """Have the service make the coarser levels from level 0, and return when they are there (ability `propagates`)."""
+        raise RemoteError(f"{self.url}: {self.scheme} makes no levels by itself; use ndbatch downsample", url=self.url)
 
     def note_run(self, provenance: Mapping[str, Any]) -> None:
         """Keep the record of the run that wrote the volume where the format has a place of its own for it.

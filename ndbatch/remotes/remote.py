@@ -72,6 +72,10 @@ class Remote(ABC):
     def locate(self, name: str) -> Address:
         """Return the address of the volume `name` (what `ls` gives), there or not. PlanError where no volume can be meant."""
 
+    def destination(self, name: str) -> Address:
+        """Return the address that a new volume gets: this remote's own where it names a volume already, else `name` in it."""
+        return self.locate(name)
+
     def open(self, name: str, **options: Any) -> Volume:
         """Open the volume `name` with the options of `ndbatch.open`."""
         return api.open(self.locate(name), **options)
