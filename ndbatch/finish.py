@@ -118,6 +118,13 @@ def mark_complete(plan: Plan, volumes: Mapping[str, Volume], provenance: Mapping
         volume.note_run({**provenance, "inputs": [source.url for source in plan.sources.values()]})
 
 
+def propagate(plan: Plan, volumes: Mapping[str, Volume]) -> None:
+    """Have services make the coarser levels that were asked for, where they do so themselves; ends when they are there."""
+    for name, target in plan.targets.items():
+        if target.kept and target.create and target.spec.levels > 1 and volumes[name].abilities.propagates:
+            volumes[name].propagate()
+
+
 def tidy(plan: Plan) -> None:
     """Remove what was only needed on the way."""
     for folder in ("scratch", "staging"):

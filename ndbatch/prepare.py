@@ -9,8 +9,7 @@ from typing import Any
 
 from ndbatch.errors import NdbatchError, PlanError
 from ndbatch.journal import Journal
-from ndbatch.plan.model import Plan, Target
-from ndbatch.remotes.address import parse
+from ndbatch.plan.model import Plan, Target, entry_address
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.registry import create_volume, open_volume, store_class
 
@@ -83,6 +82,6 @@ def _remove(entry: Mapping[str, Any], directory: Path) -> None:
     if entry["type"] == "table":
         Path(entry["url"]).unlink(missing_ok=True)
         return
-    address = parse(str(entry["url"]), directory)
+    address = entry_address(entry, directory)
     if not address.option("level"):  # the levels of a volume go with it
         store_class(address.scheme).delete(address)

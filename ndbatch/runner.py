@@ -21,7 +21,7 @@ from ndbatch.config.model import Config
 from ndbatch.drive import Driver, total
 from ndbatch.errors import Denied, JournalError, NdbatchError, RemoteError
 from ndbatch.executors import make_executor
-from ndbatch.finish import mark_complete, tidy, write_staged, write_tables
+from ndbatch.finish import mark_complete, propagate, tidy, write_staged, write_tables
 from ndbatch.importing import about_to_act
 from ndbatch.journal import Journal
 from ndbatch.plan.make import make_plan
@@ -148,6 +148,7 @@ def _work(plan: Plan, journal: Journal, records: Records) -> tuple[str, events.C
             return "failed", total(counts, plan), rows
         write_staged(plan, journal)
         if not journal.get("complete"):
+            propagate(plan, volumes)
             mark_complete(plan, volumes, records.provenance)
             journal.set("complete", "yes")
         tidy(plan)

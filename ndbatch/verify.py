@@ -14,8 +14,8 @@ from ndbatch.errors import JournalError, NdbatchError, RemoteError
 from ndbatch.geometry import Box, Grid
 from ndbatch.journal import CHECKSUM_BITS, Journal
 from ndbatch.journal.salvage import rebuild as salvage
+from ndbatch.plan.model import entry_address
 from ndbatch.plan.program import ratio
-from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.registry import open_volume
 
@@ -91,7 +91,7 @@ def _compare(journal: Journal, document: Mapping[str, Any], directory: Path) -> 
         if len(names) < len(stage["stores"]) or not names:
             continue  # arrays stored on the way are gone when a run is over
         try:
-            volumes = [open_volume(parse(entries[name]["url"], directory)) for name in names]
+            volumes = [open_volume(entry_address(entries[name], directory)) for name in names]
         except RemoteError as error:
             yield 0, Mismatch(stage["index"], -1, "all", error.message)
             continue

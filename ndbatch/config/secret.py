@@ -36,6 +36,10 @@ class Secret(BaseModel):
             raise ValueError("write either {env: NAME} or {file: path}")
         return self
 
+    def reference(self) -> dict[str, str]:
+        """Return where the secret is, as it is written in a configuration."""
+        return {name: value for name, value in (("env", self.env), ("file", self.file)) if value is not None}
+
     def resolve(self) -> str:
         """Return the secret, read now. Denied, with the name of the variable or file, where it is absent or empty."""
         if self.env is not None:

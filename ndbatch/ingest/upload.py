@@ -106,8 +106,8 @@ def ingest(
         )
         result = run(config, fresh=fresh, observers=observers)
         checked = check(result.directory) if result.exit_code == 0 else None
-        made = _levels(address, wanted, tell) if checked is not None and checked.ok else 1
-        done.append(Ingested(address.url, found, wanted, result, checked, made))
+        levels = api.open(address).levels if checked is not None else 1
+        done.append(Ingested(address.url, found, wanted, result, checked, levels))
     return done
 
 
@@ -142,17 +142,6 @@ def _made(address: Address, wanted: Settings, source: Volume) -> dict[str, Any]:
     if wanted.dtype != source.dtype.name:
         made["dtype"] = wanted.dtype
     abilities = store_class(address.scheme).abilities
-    if wanted.levels and abilities.levels and not abilities.propagates:
+    if wanted.levels and (abilities.levels or abilities.propagates):
         made["pyramid"] = wanted.levels
     return made
-
-
-def _levels(address: Address, wanted: Settings, tell: Told) -> int:
-    """Have the service make its levels where it does so itself; return how many there are."""
-    abilities = store_class(address.scheme).abilities
-    volume = api.open(address)
-    if wanted.levels and abilities.propagates:
-        tell(f"{address.url}: the service makes the coarser levels")
-        volume.propagate()
-        volume = api.open(address)
-    return volume.levels

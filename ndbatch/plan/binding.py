@@ -10,7 +10,7 @@ from ndbatch.config.model import Config, Pyramid
 from ndbatch.errors import ConfigError, NdbatchError, PlanError
 from ndbatch.geometry import Box, Shape
 from ndbatch.plan.program import Bound, level_name, times
-from ndbatch.plan.targets import output_dtypes
+from ndbatch.plan.targets import made_by_service, output_dtypes
 from ndbatch.remotes.base import Kind
 from ndbatch.steps.base import ArrayInfo
 from ndbatch.steps.downsample import chosen, isotropic_factors, named_factors, pooling
@@ -42,8 +42,8 @@ def bind(config: Config, infos: dict[str, ArrayInfo], region: Box) -> tuple[Boun
         if output.pyramid is not None and name in infos:
             if output.kind is not None:
                 infos[name] = replace(infos[name], kind=Kind(output.kind))
-            for level in _levels(name, output.pyramid, infos, region):
-                steps.append(level)
+            if not made_by_service(config, name, output):
+                steps += _levels(name, output.pyramid, infos, region)
     return tuple(steps)
 
 

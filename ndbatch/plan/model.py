@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ndbatch.config.model import Config
+from ndbatch.config.secret import Secret
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.plan.blocks import Cost
 from ndbatch.plan.program import Bound, Map, Stage, level_of, ratio
-from ndbatch.remotes.address import Address
+from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import ArraySpec, Volume
 from ndbatch.steps.base import ArrayInfo
 
@@ -141,7 +142,9 @@ class Plan:
                 "workers": self.workers,
                 "memory_limit": self.memory_limit,
             },
-            "inputs": {name: _volume_entry(volume.url, volume.spec) for name, volume in self.sources.items()},
+            "inputs": {
+                name: _volume_entry(volume.address, volume.url, volume.spec) for name, volume in self.sources.items()
+            },
             "outputs": {**self._volume_outputs(finest=True), **self._table_outputs()},
             "levels": self._volume_outputs(finest=False),
             "stages": stages,
@@ -159,7 +162,7 @@ class Plan:
                 "step": self._maker(name),
                 "created": target.create,
                 "scale": list(self.infos[name].scales),
-                **_volume_entry(target.address.url, target.spec),
+                **_volume_entry(target.address, target.address.url, target.spec),
             }
             for name, target in self.targets.items()
             if target.kept and finest == (level_of(name)[1] == 0)
@@ -178,9 +181,16 @@ class Plan:
         }
 
 
-def _volume_entry(url: str, spec: ArraySpec) -> dict[str, Any]:
+def entry_address(entry: Mapping[str, Any], directory: Path) -> Address:
+    """Return the address of an entry of the plan's document, with the reference to the secret of its service."""
+    address, token = parse(str(entry["url"]), directory), entry.get("token")
+    return address if token is None else address.with_token(Secret(**token))
+
+
+def _volume_entry(address: Address, url: str, spec: ArraySpec) -> dict[str, Any]:
     return {
         "url": url,
+        **({"token": address.token.reference()} if address.token is not None else {}),
         "shape": list(spec.shape),
         "dtype": spec.dtype.name,
         "kind": str(spec.kind),

@@ -126,11 +126,31 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
     shards = _along(output.shards, info, f"outputs.{name}.shards")
     spec = _spec(info, region, chunks or default, shards, kind, name)
     store_class(address.scheme).check_spec(address, spec)
+    if made_by_service(config, name, output):
+        spec = replace(spec, levels=1 + _halvings(output, spec))
     spec = store_class(address.scheme).settled(address, spec)
     staged = None
     if not store_class(address.scheme).abilities.concurrent:
         staged = Address("zarr", str(config.run_directory / "staging" / f"{name}.zarr"))
     return Target(name, address, spec, create=True, staged=staged)
+
+
+def made_by_service(config: Config, name: str, output: Output) -> bool:
+    """Return whether the service that an output goes to makes its coarser levels, if any are wanted, in its own way."""
+    if output.pyramid is None or not store_class(_address(config, name, output).scheme).abilities.propagates:
+        return False
+    if output.pyramid.factors != "auto" or output.pyramid.method != "auto":
+        raise ConfigError(
+            f"outputs.{name}.pyramid: the service of {output.url} makes levels in its own way; give their number alone"
+        )
+    return True
+
+
+def _halvings(output: Output, spec: ArraySpec) -> int:
+    """Return how many levels a service is to make: as many as are wanted, or until y and x are at most 128 voxels."""
+    assert output.pyramid is not None
+    longest = max(n for axis, n in zip(spec.axes, spec.shape, strict=True) if axis in "yx")
+    return max(1, (longest - 1).bit_length() - 7) if output.pyramid.levels == "auto" else output.pyramid.levels
 
 
 def _address(config: Config, name: str, output: Output) -> Address:

@@ -47,6 +47,10 @@ class Token(Protocol):
         """Return the secret, read now; Denied where it is missing."""
         ...
 
+    def reference(self) -> dict[str, str]:
+        """Return where the secret is, as it is written in a configuration."""
+        ...
+
 
 @dataclass(frozen=True)
 class Address:

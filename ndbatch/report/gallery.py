@@ -72,9 +72,10 @@ def pairings(document: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], dic
 
 def open_entry(entry: Mapping[str, Any], directory: Path) -> Volume:
     """Open the volume of an entry of the plan, with what the run knew of it beyond the file."""
+    from ndbatch.plan.model import entry_address
     from ndbatch.remotes.registry import open_volume
 
-    volume = open_volume(str(entry["url"]), directory)
+    volume = open_volume(entry_address(entry, directory))
     known: dict[str, Any] = {"kind": Kind(entry["kind"])} if entry.get("kind") else {}
     for name in ("voxel_size", "offset"):
         if entry.get(name) is not None and len(entry[name]) == volume.ndim:

@@ -25,7 +25,7 @@ HEAVY = {
 }  # fmt: skip
 VERBS = [
     "run", "try", "plan", "retry", "status", "report", "check", "init", "schema", "config", "info", "show", "ls", "rm", "copy",
-    "downsample", "points",
+    "downsample", "ingest", "points",
 ]  # fmt: skip
 
 
