@@ -1,73 +1,63 @@
-"""Requests to one service: a pool of connections for each process, two time-outs, retries under a budget, our own errors.
+"""Requests to one service: connections shared by the process, polite retries under a budget, errors in our words.
 
-urllib3 holds the connections and nothing else is laid over it: at 20 ms a request and 16 in flight, the CPU time of a request
-is what bounds a reader on two cores, and `requests` costs about three times as much of it.
+`transport` makes one attempt, `retries` says when to make another, `reply` what an answer means, `digest` whether it is whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from itertools import islice
+from threading import current_thread
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
-from ndbatch.errors import Conflict, Corrupt, Denied, NdbatchError, NotFound, RemoteError, Transient
+from ndbatch.errors import Corrupt, NdbatchError, PlanError, Transient
 from ndbatch.remotes.address import Address
+from ndbatch.remotes.http.reply import Meaning, Reply, secrets_of, standard_meaning, without_secrets
+from ndbatch.remotes.http.retries import LONGEST, Host, host, pause, retry_after
+from ndbatch.remotes.http.transport import DEADLINE, LIMIT, LOCAL, READ, send
 
 T = TypeVar("T")
-CONNECT, READ = 5.0, 180.0
-"""Seconds to wait for a connection, and between two parts of an answer; services compute before they answer."""
 ATTEMPTS = 5
 """Attempts of one request; after the last a Transient error, and the engine decides."""
-PAUSE, LONGEST = 0.2, 20.0
-"""Seconds before the second attempt, doubled for each further one, and the most that is waited."""
+DAMAGED = 3
+"""Attempts to get an answer that can be decoded (`check`)."""
 IN_FLIGHT = 32
 """Requests of one process at the same time, to all services together."""
-TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a service answered: status, headers (names in small letters), and the whole body."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
-    url: str
-
-    @property
-    def text(self) -> str:
-        """The body as text, broken bytes replaced."""
-        return self.body.decode("utf-8", "replace")
-
-    def json(self) -> Any:
-        """The body as JSON; Corrupt where it is none."""
-        try:
-            return json.loads(self.body)
-        except ValueError as error:
-            raise Corrupt(f"{self.url} answered with something that is not JSON ({error})", url=self.url) from None
-
-
-Meaning = Callable[[Reply], NdbatchError | None]
-"""What a service's answer means where its codes are not those of the standard; None leaves it to the standard."""
+REFUSED = frozenset({408, 425, 429})
+"""Statuses of requests that were not carried out, so that any of them may be sent again."""
+RATE = "NDBATCH_REQUESTS_PER_SECOND"
+"""Variable of the environment: the most requests a second that a process begins to one host."""
+__all__ = [
+    "IN_FLIGHT",
+    "Client",
+    "Meaning",
+    "Reply",
+    "base_and_path",
+    "client",
+    "in_flight",
+    "segment",
+    "standard_meaning",
+]
 
 
 class Client:
-    """Requests to one service. Made by `client`, so that a process keeps one pool of connections for each host."""
+    """Requests to one service. It holds no connection itself, so that it may be kept, forked and used by many threads."""
 
-    def __init__(self, base: str, headers: Mapping[str, str], meaning: Meaning | None = None) -> None:
-        import urllib3
-
+    def __init__(
+        self, base: str, headers: Mapping[str, str], meaning: Meaning | None = None, rate: float | None = None
+    ) -> None:
         self.base = base.rstrip("/")
+        self._origin = "://".join(urlsplit(self.base)[:2])
         self._headers = dict(headers)
         self._meaning = meaning
-        self._pool = urllib3.PoolManager(maxsize=IN_FLIGHT, num_pools=4, retries=False)
+        self._rate = rate
 
     def request(
         self,
@@ -79,42 +69,41 @@ class Client:
         headers: Mapping[str, str] | None = None,
         expect: Iterable[int] = (200,),
         read_timeout: float = READ,
+        deadline: float = DEADLINE,
+        limit: int = LIMIT,
         again: bool = True,
+        check: Callable[[Reply], object] | None = None,
     ) -> Reply:
         """Send one request and return the answer, whose status is one of `expect`.
 
-        `path` begins with a slash and is escaped by the caller (`segment`). Faults that may pass are tried again unless `again`
-        is False (a request that must not be carried out twice). Raises Transient, Denied, NotFound, Conflict, RemoteError.
+        `path` begins with a slash and is escaped by the caller (`segment`). An attempt takes at most `deadline` seconds and
+        `limit` bytes of answer. Faults that may pass are tried again under the budget of the host; where `again` is False (a
+        request that must not be carried out twice) only if the service surely did not carry it out. `check` looks at an
+        answer and raises Corrupt where it cannot be decoded; then it is asked for again too.
+        Raises Transient, Denied, NotFound, Conflict, Corrupt, RemoteError; none of them shows a secret.
         """
         url = f"{self.base}{path}" + (f"?{urlencode(query)}" if query else "")
-        wanted = frozenset(expect)
-        attempts = ATTEMPTS if again else 1
-        for attempt in range(1, attempts + 1):
-            wait = PAUSE * 2**attempt * random.uniform(0.5, 1.0)
+        sent, wanted, shared = {**self._headers, **(headers or {})}, frozenset(expect), host(self._origin)
+        for attempt in range(1, ATTEMPTS + 1):
+            shared.begin(self._rate or _rate())
+            asked = 0.0
             try:
-                reply = self._once(method, url, body, {**self._headers, **(headers or {})}, read_timeout)
-            except Transient as error:
-                failure: NdbatchError = error
-            else:
+                reply = send(method, url, body, sent, read_timeout, deadline, limit)
                 if reply.status in wanted:
+                    if check is not None:
+                        check(reply)
                     return reply
                 failure = (self._meaning and self._meaning(reply)) or standard_meaning(reply)
-                wait = max(wait, _retry_after(reply))
-            if not isinstance(failure, Transient) or attempt == attempts:
-                raise failure
-            time.sleep(min(wait, LONGEST))
+                asked = retry_after(reply.headers)
+                unheard = reply.status in REFUSED or (reply.status == 503 and "retry-after" in reply.headers)
+            except (Transient, Corrupt) as error:
+                failure, unheard = error, error.fields.get("sent") is False
+            refusal = _why_not_again(failure, attempt, asked, again or unheard, shared)
+            if refusal is not None:
+                raise without_secrets(_said(failure, refusal), secrets_of(url, sent)) from None
+            shared.hold(asked)
+            time.sleep(pause(attempt))  # beside what was asked for, so that threads do not come back all at once
         raise AssertionError("unreachable")
-
-    def _once(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], read: float) -> Reply:
-        import urllib3
-
-        try:
-            answer = self._pool.request(
-                method, url, body=body, headers=headers, timeout=urllib3.Timeout(CONNECT, read), redirect=False
-            )
-        except urllib3.exceptions.HTTPError as error:
-            raise Transient(f"{url} cannot be reached ({_reason(error)})", url=url) from None
-        return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.data, url)
 
     def get(self, path: str, **options: Any) -> Reply:
         """GET; the options are those of `request`."""
@@ -138,15 +127,47 @@ class Client:
         return self.post(path, json.dumps(value).encode(), headers=headers, **options)
 
 
+def _why_not_again(failure: NdbatchError, attempt: int, asked: float, again: bool, shared: Host) -> str | None:
+    """Return why a request is not sent again, to be added to the error; empty where that needs no word, None where it is."""
+    if not isinstance(failure, Transient | Corrupt):
+        return ""
+    if not again:
+        return "it was not sent again, because it may have been carried out; look whether it was"
+    if attempt >= (DAMAGED if isinstance(failure, Corrupt) else ATTEMPTS):
+        return f"tried {attempt} times"
+    if asked > LONGEST:
+        return f"it asks to wait {asked:.0f} s; run again after that"
+    if not shared.may_retry():
+        return "not tried again, because too many requests to this host fail; look whether the service is well"
+    return None
+
+
+def _said(failure: NdbatchError, refusal: str) -> NdbatchError:
+    return type(failure)(f"{failure.message}; {refusal}", **failure.fields) if refusal else failure
+
+
+def _rate() -> float | None:
+    """Return the rate that the environment sets. PlanError where it is no number."""
+    text = os.environ.get(RATE, "")
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise PlanError(f"{RATE}={text!r} is no number of requests a second") from None
+
+
 @cache
-def _client(base: str, headers: tuple[tuple[str, str], ...], meaning: Meaning | None, process: int) -> Client:
-    del process  # connections do not survive a fork
-    return Client(base, dict(headers), meaning)
+def _client(base: str, headers: tuple[tuple[str, str], ...], meaning: Meaning | None, rate: float | None) -> Client:
+    return Client(base, dict(headers), meaning, rate)
 
 
-def client(base: str, headers: Mapping[str, str] | None = None, meaning: Meaning | None = None) -> Client:
-    """Return this process's client of the service at `base`, such as `https://host:8000/prefix`."""
-    return _client(base, tuple(sorted((headers or {}).items())), meaning, os.getpid())
+def client(
+    base: str,
+    headers: Mapping[str, str] | None = None,
+    meaning: Meaning | None = None,
+    rate: float | None = None,
+) -> Client:
+    """Return the client of the service at `base`, such as `https://host:8000/prefix`; `rate` is requests a second."""
+    return _client(base, tuple(sorted((headers or {}).items())), meaning, rate)
 
 
 def base_and_path(address: Address, protocol: str = "https") -> tuple[str, tuple[str, ...]]:
@@ -155,10 +176,10 @@ def base_and_path(address: Address, protocol: str = "https") -> tuple[str, tuple
     A path that says its protocol keeps it; hosts of this machine are http, others `protocol`.
     """
     start, separator, rest = address.path.rpartition("://")
-    host, *parts = rest.split("/")
-    name = host.rpartition(":")[0].strip("[]") if ":" in host else host
-    local = name in ("localhost", "127.0.0.1", "::1", "0.0.0.0")
-    return f"{start if separator else 'http' if local else protocol}://{host}", tuple(part for part in parts if part)
+    host_port, *parts = rest.split("/")
+    name = urlsplit(f"//{host_port}").hostname or ""
+    found = start if separator else "http" if name in LOCAL else protocol
+    return f"{found}://{host_port}", tuple(part for part in parts if part)
 
 
 def segment(name: object) -> str:
@@ -166,39 +187,32 @@ def segment(name: object) -> str:
     return quote(str(name), safe="")
 
 
-def standard_meaning(reply: Reply) -> NdbatchError:
-    """Return the error that a status stands for, with the service's own words and its number for the request."""
-    said = " ".join(reply.text.split())[:300] or "nothing more was said"
-    asked = next(
-        (reply.headers[n] for n in ("x-request-id", "x-amzn-requestid", "x-trace-id") if n in reply.headers), ""
-    )
-    message = f"{reply.url} answered {reply.status}: {said}" + (f" (request {asked})" if asked else "")
-    kinds: dict[int, type[RemoteError]] = {401: Denied, 403: Denied, 404: NotFound, 409: Conflict}
-    kind = Transient if reply.status in TRANSIENT else kinds.get(reply.status, RemoteError)
-    return kind(message, url=reply.url, status=reply.status)
-
-
 def in_flight(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """Yield the results of `calls` in their order, up to `IN_FLIGHT` of them at a time; the first error is raised."""
-    pending = [_pool(os.getpid()).submit(call) for call in calls]
+    """Yield the results of `calls` in their order, up to `IN_FLIGHT` of them at a time; the first error is raised.
+
+    Calls begin as results are taken, so that a long list holds no more than two rounds of results. A call may use `in_flight`
+    itself; what it asks for is then done one after the other.
+    """
+    left = iter(calls)
+    if current_thread().name.startswith(_THREADS):
+        yield from (call() for call in left)
+        return
+    pool = _pool(os.getpid())
+    pending: deque[Future[T]] = deque(pool.submit(call) for call in islice(left, 2 * IN_FLIGHT))
     try:
-        for one in pending:
-            yield one.result()
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(call) for call in islice(left, 1))
+            yield result
     finally:
         for one in pending:
             one.cancel()
 
 
+_THREADS = "ndbatch-http"
+
+
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    del process
-    return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="ndbatch-http")
-
-
-def _retry_after(reply: Reply) -> float:
-    text = reply.headers.get("retry-after", "")
-    return float(text) if text.isdigit() else 0.0
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", None) or error).split(": ")[-1]
+    del process  # threads do not survive a fork
+    return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix=_THREADS)
