@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ndbatch.errors import Denied, NdbatchError, NotFound, PlanError
+from ndbatch.remotes.http.digest import HEADER, WANTED, content_digest, intact
 
 LOG = logging.getLogger("ndbatch.server")
 
@@ -56,7 +57,10 @@ Answers = Callable[[NdbatchError], Response]
 
 
 def endpoint(handle: Handle, answers: Answers, limit: int) -> Callable[[Request], Awaitable[Response]]:
-    """Return `handle` as starlette calls it. Bodies above `limit` bytes are refused before they are read to the end."""
+    """Return `handle` as starlette calls it. Bodies above `limit` bytes are refused before they are read to the end.
+
+    Bodies and answers carry digests where the client does its part (`ndbatch.remotes.http.digest`).
+    """
 
     async def respond(request: Request) -> Response:
         try:
@@ -68,7 +72,7 @@ def endpoint(handle: Handle, answers: Answers, limit: int) -> Callable[[Request]
                 dict(request.headers),
                 await _body(request, limit),
             )
-            return await run_in_threadpool(handle, call)
+            return await run_in_threadpool(_digested, handle, call)
         except NdbatchError as error:
             return answers(error)
         except ClientDisconnect:
@@ -78,6 +82,17 @@ def endpoint(handle: Handle, answers: Answers, limit: int) -> Callable[[Request]
             return Response("the service failed; its log says where", 500, media_type="text/plain")
 
     return respond
+
+
+def _digested(handle: Handle, call: Call) -> Response:
+    """Check the digest of the body, and add one to the answer where the client wants it."""
+    if not intact(call.body, call.headers.get(HEADER.lower(), "")):
+        return Response("the body was damaged on the way; send it again", 503, {"Retry-After": "0"})
+    response = handle(call)
+    body = getattr(response, "body", None)  # answers that are streamed have none
+    if WANTED.lower() in call.headers and body is not None:
+        response.headers[HEADER] = content_digest(body)
+    return response
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ndbatch.errors import RemoteError, Transient
-from ndbatch.remotes.http.digest import HEADER, content_digest, intact
+from ndbatch.remotes.http.digest import ASKED, HEADER, WANTED, content_digest, intact
 from ndbatch.remotes.http.reply import Reply, shown
 
 CONNECT, READ = 5.0, 180.0
@@ -47,12 +47,13 @@ def send(
     """Send a request once and return the whole answer, whatever its status.
 
     Raises Transient where it was cut off, took too long or was damaged on the way (with the field `sent=False` where no
-    connection came about, so that the service knows nothing of it), RemoteError for certificates that are not trusted and for answers above `limit` bytes.
+    connection came about, so that the service knows nothing of it); RemoteError for certificates that are not trusted
+    and for answers above `limit` bytes.
     """
     import urllib3
 
     started = time.monotonic()
-    sent = dict(headers) if not body else {**headers, HEADER: content_digest(body)}
+    sent = {WANTED: ASKED, **({HEADER: content_digest(body)} if body else {}), **headers}
     where = shown(url)
     try:
         answer = _pool(url).request(
