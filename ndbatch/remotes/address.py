@@ -131,7 +131,9 @@ def parse(url: str, base: Path | None = None, folder: bool = False) -> Address:
     if not separator or scheme.lower() in PLACES:
         scheme, rest = "", text
     start, separator, after = rest.rpartition("://")
-    head, colons, inside = after.partition("::")
+    host = re.match(r"\[[0-9A-Fa-f:.]*\]|", after)[0]  # type: ignore[index]  # the colons of [::1] part nothing
+    head, colons, inside = after[len(host) :].partition("::")
+    head = host + head
     path = f"{start}{separator}{head}"
     scheme = scheme or _scheme_of_ending(path)
     if not head:

@@ -84,6 +84,7 @@ class Client:
         """
         url = f"{self.base}{path}" + (f"?{urlencode(query)}" if query else "")
         sent, wanted, shared = {**self._headers, **(headers or {})}, frozenset(expect), host(self._origin)
+        shared.earn()
         for attempt in range(1, ATTEMPTS + 1):
             shared.begin(self._rate or _rate())
             asked = 0.0
@@ -173,11 +174,15 @@ def client(
 def base_and_path(address: Address, protocol: str = "https") -> tuple[str, tuple[str, ...]]:
     """Return `https://host:port` of an address of a service, and the parts of its path after the host.
 
-    A path that says its protocol keeps it; hosts of this machine are http, others `protocol`.
+    A path that says its protocol keeps it; hosts of this machine are http, others `protocol`. PlanError where it names no host.
     """
     start, separator, rest = address.path.rpartition("://")
     host_port, *parts = rest.split("/")
-    name = urlsplit(f"//{host_port}").hostname or ""
+    try:
+        parsed = urlsplit(f"//{host_port}")
+        name, _ = parsed.hostname or "", parsed.port
+    except ValueError as error:
+        raise PlanError(f"{address.url}: {host_port} is no host and port ({error})") from None
     found = start if separator else "http" if name in LOCAL else protocol
     return f"{found}://{host_port}", tuple(part for part in parts if part)
 

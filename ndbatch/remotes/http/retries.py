@@ -53,6 +53,11 @@ class Host:
         self._held_until = 0.0
         self._next_free = 0.0
 
+    def earn(self) -> None:
+        """Count a request, which earns `SHARE` of a retry; its own repetitions earn nothing."""
+        with self._lock:
+            self._left = min(FLOOR, self._left + SHARE)
+
     def may_retry(self) -> bool:
         """Take one retry from the budget; False where none is left."""
         with self._lock:
@@ -73,7 +78,6 @@ class Host:
         """Wait until a request may begin: after what the host asked for, and at most `rate` requests a second."""
         with self._lock:
             now = time.monotonic()
-            self._left = min(FLOOR, self._left + SHARE)
             start = max(now, self._held_until)
             if rate:
                 start = max(start, self._next_free)

@@ -90,7 +90,7 @@ def _body(answer: Any, where: str, until: float, limit: int) -> bytes:
         if now > until or (now - begun > SLOW_AFTER and size < SLOWEST * (now - begun)):
             raise Transient(f"{where}: the answer came too slowly: {size} bytes in {now - begun:.0f} s", url=where)
     if answer.length_remaining:
-        raise Transient(f"{where}: the answer broke off {answer.length_remaining} bytes before its end", url=where)
+        raise Transient(f"{where}: the answer broke off before its end", url=where)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -138,9 +138,8 @@ def _failure(error: Exception, where: str) -> RemoteError:
         return Transient(f"{where} cannot be reached ({_words(cause)})", url=where, sent=False)
     if isinstance(error, exceptions.ReadTimeoutError):
         return Transient(f"{where} did not answer in time", url=where)
-    if isinstance(error, exceptions.IncompleteRead):
-        missing = f"{error.expected} bytes" if isinstance(error.expected, int) and error.expected else "some time"
-        return Transient(f"{where}: the answer broke off {missing} before its end", url=where)
+    if "IncompleteRead" in str(error):
+        return Transient(f"{where}: the answer broke off before its end", url=where)
     return Transient(f"{where}: the connection broke ({_words(cause)})", url=where)
 
 
