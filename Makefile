@@ -53,7 +53,7 @@ speed: $(STAMP)  ## beside the fastest of the field and a bare floor (`make peer
 	$(BIN)/python benchmarks/speed.py
 
 bench: $(STAMP)  ## overhead of the engine, block by block
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/scale.py
 
 clean:           ## remove what runs and tests left
 	rm -rf site runs configs/runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -92,7 +92,12 @@ def small_enough(shape: Shape, axes: str, factors: Mapping[Any, int] | Literal["
 
 
 def _frame_of(where: str, sources: Mapping[str, str], infos: Mapping[str, ArrayInfo]) -> Shape:
-    """Return the scale that the inputs of a step have in common. PlanError where they differ."""
+    """Return the scale that the inputs of a step have in common; that of the first input where it reads none.
+
+    PlanError where they differ.
+    """
+    if not sources:
+        return next(iter(infos.values())).scales
     (first, scale), *others = ((name, infos[name].scales) for name in sources.values())
     for name, other in others:
         if other != scale:

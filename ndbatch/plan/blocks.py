@@ -68,7 +68,7 @@ class Workload:
         made, working, largest = 0, 0.0, math.prod(block)
         for call in stage.calls:
             step = self.steps[call.step]
-            source = self.infos[next(iter(step.sources.values()))]
+            source = self.infos[next(iter(step.sources.values()), next(iter(self.infos)))]
             size = math.prod(self._extent(stage, block, self._context(call), source))
             largest = max(largest, size)
             working = max(working, step.operation.working_bytes * size)

@@ -134,7 +134,7 @@ def made_box(step: Bound, call: Apply, stage: Stage, block: Block, infos: Mappin
     """
     core = block.core.coarsened(ratio(step.scale, stage.scale))
     names = step.array_names().values()
-    source = infos[next(iter(step.sources.values()))].domain
+    source = infos[next(iter(step.sources.values()), next(iter(infos)))].domain
     domain = infos[next(iter(names))].domain if names and step.operation.scale else source
     return core.grow(call.halo).intersect(domain)
 

@@ -1,8 +1,10 @@
-"""What a block costs beside its work: CPU time, driver growth, journal size, resume, for runs of no-op blocks.
+"""What a block costs beside its work: CPU time, driver growth, journal size, resume, status, for runs of no-op blocks.
 
-    python benchmarks/overhead.py [--blocks 100000 1000000] [--cluster processes] [--workers 2]
+    python benchmarks/scale.py [--blocks 10000 100000 1000000] [--cluster processes] [--workers 2]
 
-Each run is a process of its own. CPU is user + system time of the driver and all its workers.
+Each run is a process of its own. CPU is user + system time of the driver and all its workers, their start included. A second
+run is stopped when half of its blocks are done: `resume` is the time from the same call again until the first block of the other
+half is back, `status` that of what `ndbatch status` prints then.
 """
 
 from __future__ import annotations
@@ -15,14 +17,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ndbatch.config.model import Config
 
 HERE = Path(__file__).parent
 EDGE = 100
+HALF = 0.5
 
 
 def measure(blocks: int, kind: str, workers: int) -> dict[str, float]:
     """Run `blocks` no-op blocks in this process and its workers; return the figures."""
-    import numpy as np
     import psutil
 
     sys.path.insert(0, str(HERE))
@@ -55,15 +61,52 @@ def measure(blocks: int, kind: str, workers: int) -> dict[str, float]:
         again = time.perf_counter()
         assert run(config, report=False).nothing_to_do
         again = time.perf_counter() - again
-        assert np.isfinite(cpu)
+        resume, status = _halfway(config.model_copy(update={"name": "half"}))
         return {
             "blocks": blocks,
             "cpu_ms": 1e3 * cpu / blocks,
             "wall_ms": 1e3 * wall / blocks,
             "growth_mb": growth / 1e6,
             "journal_bytes": journal / blocks,
-            "resume_s": again,
+            "again_s": again,
+            "resume_s": resume,
+            "status_s": status,
         }
+
+
+def _halfway(config: Config) -> tuple[float, float]:
+    """Stop a run halfway; return the seconds until it works again when it is called again, and those of its status."""
+    from ndbatch.events import BlocksDone, Event
+    from ndbatch.journal import Journal
+    from ndbatch.report.status import status_lines
+    from ndbatch.runner import run
+
+    done, first = 0, 0.0
+
+    def stop(event: Event) -> None:
+        nonlocal done
+        if isinstance(event, BlocksDone):
+            done += event.blocks
+            if done >= HALF * total:
+                raise KeyboardInterrupt
+
+    def watch(event: Event) -> None:
+        nonlocal first
+        if isinstance(event, BlocksDone) and not first:
+            first = time.perf_counter()
+
+    from ndbatch.plan.make import make_plan
+
+    total = make_plan(config).tasks
+    stopped = run(config, observers=(stop,), report=False)
+    assert stopped.status == "interrupted", stopped
+    begun = time.perf_counter()
+    with Journal.read(config.run_directory) as journal:
+        assert status_lines(journal)
+    status, begun = time.perf_counter() - begun, time.perf_counter()
+    finished = run(config, observers=(watch,), report=False)
+    assert finished.counts.done + finished.counts.skipped == total, finished
+    return first - begun, status
 
 
 def _cpu() -> float:
@@ -75,7 +118,9 @@ def _cpu() -> float:
 def main() -> None:
     """Print a table, one row a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, nargs="+", default=[100_000, 1_000_000], help="multiples of 10000")
+    parser.add_argument(
+        "--blocks", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="multiples of 10000"
+    )
     parser.add_argument("--cluster", default="processes")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -84,7 +129,8 @@ def main() -> None:
         print(json.dumps(measure(options.blocks[0], options.cluster, options.workers)))
         return
     print(
-        f"{'blocks':>9} {'CPU ms/block':>13} {'wall ms/block':>14} {'driver MB':>10} {'journal B/block':>16} {'again s':>8}"
+        f"{'blocks':>9} {'CPU ms/block':>13} {'wall ms/block':>14} {'driver MB':>10} {'journal B/block':>16} {'again s':>8} "
+        f"{'resume s':>9} {'status s':>9}"
     )
     for count in options.blocks:
         command = [sys.executable, __file__, "--one", "--blocks", str(count), "--cluster", options.cluster]
@@ -92,7 +138,7 @@ def main() -> None:
         row = json.loads(done.stdout.splitlines()[-1])
         print(
             f"{count:>9} {row['cpu_ms']:>13.4f} {row['wall_ms']:>14.4f} {row['growth_mb']:>10.1f} "
-            f"{row['journal_bytes']:>16.1f} {row['resume_s']:>8.2f}"
+            f"{row['journal_bytes']:>16.1f} {row['again_s']:>8.2f} {row['resume_s']:>9.2f} {row['status_s']:>9.2f}"
         )
 
 
