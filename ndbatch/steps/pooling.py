@@ -21,6 +21,7 @@ import numpy as np
 from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import Patch
+from ndbatch.steps.pairwise import mean_of_pairs, mode_of_pairs, pools
 
 Pooling = Literal["mean", "mode", "median", "min", "max", "stride"]
 """How a window becomes one voxel."""
@@ -44,11 +45,16 @@ def pool(patch: Patch, box: Box, factors: Shape, method: Pooling) -> Array:
 
 
 def _fill(result: Array, data: Array, widths: Shape, method: Pooling) -> None:
-    """Pool `data` into `result`, as much of the first axis at a time as stays in the processor's cache."""
-    depth = max(1, SLAB * len(result) // max(1, data.nbytes))
-    for first in range(0, len(result), depth):
-        part = data[first * widths[0] : (first + depth) * widths[0]]
-        result[first : first + depth] = _whole_windows(part, widths, method)
+    """Pool `data` into `result`, as much at a time as stays in the processor's cache, cut along the first axes."""
+    axis = next((i for i, n in enumerate(result.shape[:-1]) if n > 1), None)
+    if data.nbytes <= SLAB or axis is None:
+        _whole_windows(data, widths, method, result)
+        return
+    size, width = result.shape[axis], widths[axis]
+    depth, before = max(1, SLAB * size // data.nbytes), (slice(None),) * axis
+    for first in range(0, size, depth):
+        part = data[*before, first * width : (first + depth) * width]
+        _fill(result[*before, first : first + depth], part, widths, method)
 
 
 def _runs(start: int, stop: int, factor: int, first: int, end: int) -> Iterator[tuple[slice, slice, int]]:
@@ -62,15 +68,18 @@ def _runs(start: int, stop: int, factor: int, first: int, end: int) -> Iterator[
         yield slice(low, high), slice(a, b), (high - low) // (b - a)
 
 
-def _whole_windows(data: Array, widths: Shape, method: Pooling) -> Array:
-    """Return one voxel for each `widths` voxels of `data`, whose shape is a whole number of them."""
-    if method == "mode" and data.dtype.kind == "u":
+def _whole_windows(data: Array, widths: Shape, method: Pooling, out: Array) -> None:
+    """Write one voxel for each `widths` voxels of `data`, whose shape is a whole number of them, to `out`."""
+    if pools(data.dtype, widths, method) and data.strides[-1] == data.itemsize:
+        (mode_of_pairs if method == "mode" else mean_of_pairs)(data, widths, out)
+    elif method == "mode" and data.dtype.kind == "u":
         # One less than 0 is the largest number, which loses every tie.
         one = data.dtype.type(1)
-        return np.asarray(np.add(_downsampled(np.subtract(data, one), widths, method), one))
-    if method == "mean" and data.dtype.kind == "f":
-        return _downsampled(data.astype(np.float64), widths, method)
-    return _downsampled(data, widths, method)
+        np.add(_downsampled(np.subtract(data, one), widths, method), one, out=out)
+    elif method == "mean" and data.dtype.kind == "f":
+        out[...] = _downsampled(data.astype(np.float64), widths, method)
+    else:
+        out[...] = _downsampled(data, widths, method)
 
 
 def _downsampled(data: Array, widths: Shape, method: Pooling) -> Array:

@@ -84,6 +84,19 @@ def test_every_type_against_numpy(method: Pooling, dtype: str, factors: Shape, s
     np.testing.assert_allclose(got, whole(array, start, factors, method), rtol=rtol, atol=0)
 
 
+@pytest.mark.parametrize("method", ["mean", "mode"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64"])
+@pytest.mark.parametrize("factors", [(1, 1, 1, 2, 2), (1, 2, 1, 1, 2), (2, 1, 2, 2, 1), (2, 2, 2, 2, 2)])
+def test_pairs_along_any_axes(monkeypatch: pytest.MonkeyPatch, method: Pooling, dtype: str, factors: Shape) -> None:
+    """Windows of one and of several values, of time and channels, in pieces of one window and of many."""
+    monkeypatch.setattr("ndbatch.steps.pooling.SLAB", 100)
+    array = np.repeat(np.repeat(noise(dtype, (2, 3, 3, 2, 4), 5), 3, 3), 2, 4)
+    array[..., 1] = np.iinfo(dtype).max  # a sum of the largest there are
+    patch = Patch(array, Box.of_shape(array.shape, (0, 1, 0, 0, 3)))
+    got = pool(patch, patch.box.coarsened(factors), factors, method)
+    np.testing.assert_array_equal(got, whole(array, patch.box.start, factors, method))
+
+
 def test_sums_that_no_type_holds() -> None:
     largest, least = np.iinfo(np.uint64).max, np.iinfo(np.int64).min
     for array, expected in ((np.full((2, 2), largest, np.uint64), largest), (np.full((2, 2), least, np.int64), least)):
