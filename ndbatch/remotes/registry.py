@@ -31,10 +31,15 @@ BUILT_IN = {
     "npz": "ndbatch.remotes.files.npy:NpzVolume",
     "images": "ndbatch.remotes.files.images:ImagesVolume",
     "memory": "ndbatch.remotes.memory:MemoryVolume",
+    "boss": "ndbatch.remotes.boss.volume:BossVolume",
+    "bossdb": "ndbatch.remotes.boss.volume:BossDbVolume",
 }
 
 
-SERVICES: dict[str, str] = {}
+SERVICES: dict[str, str] = {
+    "boss": "ndbatch.remotes.boss.remote:BossRemote",
+    "bossdb": "ndbatch.remotes.boss.remote:BossRemote",
+}
 """Services that hold volumes, by the scheme of their addresses: the class of the Remote. Installed packages add to them by
 the entry points `ndbatch.services`."""
 
