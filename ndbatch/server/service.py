@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PROTOCOLS = ("ndbatch.server.startpage",)
 """Modules with a function `routes(service) -> list of starlette routes`, in the order in which they are asked."""
+TOLD = "open"
+"""What `ndbatch.open` is told of a channel's volume beside its address, among the channel's `extra`."""
 BODY = 2**31
 """Most bytes of a body: what an ndstore took."""
 
@@ -56,7 +58,7 @@ class Service:
 
     def volume(self, channel: Channel, level: int = 0) -> Volume:
         """Return a channel's volume at a level."""
-        return self.voxels.open(channel.url, level)
+        return self.voxels.open(channel.url, level, channel.extra.get(TOLD))
 
     def place_for(self, dataset: str, project: str, channel: str) -> Path:
         """Return where the volume of a new channel is made: three checked names below the root."""

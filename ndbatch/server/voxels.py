@@ -7,15 +7,19 @@ away meanwhile. The locks are bytes of one file, so that a process that dies lea
 from __future__ import annotations
 
 import hashlib
+import json
+import mmap
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ndbatch.config.secret import Secret
 from ndbatch.errors import Denied
 from ndbatch.geometry import Box, Shape
 from ndbatch.remotes import api
@@ -32,13 +36,25 @@ class Voxels:
         state.mkdir(parents=True, exist_ok=True)
         self._locks = [threading.Lock() for _ in range(STRIPES)]
         self._file = os.open(state / "locks", os.O_RDWR | os.O_CREAT, 0o600)
+        self._generation = _shared_number(state / "generation")
 
-    def open(self, url: str, level: int = 0) -> Volume:
-        """Return the volume at `url`, opened once; `forget` where its metadata changed."""
-        return _opened(url, level)
+    @property
+    def generation(self) -> int:
+        """How often volumes were forgotten, by any process that serves the folder."""
+        return int.from_bytes(self._generation[:8], "little")
+
+    def open(self, url: str, level: int = 0, told: Mapping[str, Any] | None = None) -> Volume:
+        """Return the volume at `url`, opened once, with what `ndbatch.open` is `told` of it; see `forget`."""
+        return _opened(url, level, json.dumps(told or {}, sort_keys=True), self.generation)
 
     def forget(self) -> None:
-        """Open volumes anew from now on, because one was created, deleted or got levels."""
+        """Open volumes anew from now on, in every process, because one was created, deleted or got levels."""
+        import fcntl
+
+        with self._locks[0]:
+            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, STRIPES)  # one byte behind those of the stripes
+            self._generation[:8] = (self.generation + 1).to_bytes(8, "little")
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, STRIPES)
         _opened.cache_clear()
 
     def read(self, volume: Volume, box: Box) -> Array:
@@ -91,5 +107,20 @@ def _stripes(name: str, box: Box, origin: Shape, unit: Shape) -> set[int]:
 
 
 @lru_cache(maxsize=256)
-def _opened(url: str, level: int) -> Volume:
-    return api.open(url, level=level) if level else api.open(url)
+def _opened(url: str, level: int, told: str, generation: int) -> Volume:
+    """Return a volume; `generation` is there for the cache alone, which keeps nothing beyond one."""
+    options = json.loads(told)
+    if "token" in options:
+        options["token"] = Secret(**options["token"])
+    return api.open(url, level=level, **options) if level else api.open(url, **options)
+
+
+def _shared_number(path: Path) -> mmap.mmap:
+    """Return 8 bytes of memory that all processes share which serve the folder: looking at them costs no system call."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if os.fstat(file).st_size < 8:
+            os.ftruncate(file, 8)
+        return mmap.mmap(file, 8)
+    finally:
+        os.close(file)
