@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from immutables import Map
+
 from ndbatch.events import Counts
 from ndbatch.ranges import Ranges
 
@@ -141,7 +143,10 @@ class State:
     orphaned: int
     todo: Ranges
     again: tuple[Again, ...] = ()
-    flight: Mapping[int, Ranges] = field(default_factory=dict)
+    flight: Map[int, Ranges] = field(default_factory=Map)
+    """Batches under way, by ticket; changed in the same time however many there are."""
+    running: int = 0
+    """Blocks of the batches under way."""
     isolated: bool = False
     """The one batch under way runs alone."""
     tries: Mapping[int, int] = field(default_factory=dict)
@@ -165,7 +170,7 @@ class State:
             failed=self.failed,
             orphaned=self.orphaned,
             pending=len(self.todo) + sum(len(a.blocks) for a in self.again),
-            running=sum(len(b) for b in self.flight.values()),
+            running=self.running,
         )
 
     @property
@@ -220,9 +225,15 @@ def _fill(state: State, room: Room) -> tuple[State, tuple[Action, ...]]:
         blocks, state = chosen
         ticket = state.next_ticket
         largest = max(state.largest, len(blocks))
-        state = replace(state, flight={**state.flight, ticket: blocks}, next_ticket=ticket + 1, largest=largest)
+        state = replace(
+            state,
+            flight=state.flight.set(ticket, blocks),
+            running=state.running + len(blocks),
+            next_ticket=ticket + 1,
+            largest=largest,
+        )
         actions.append(Submit(ticket, blocks))
-    if not state.finished and not state.todo and not state.again and not state.flight:
+    if not state.finished and not state.todo and not state.again and not len(state.flight):
         state = replace(state, finished=True)
         actions.append(Finish())
     return state, tuple(actions)
@@ -236,7 +247,7 @@ def _next(state: State, now: float) -> tuple[Ranges, State] | None:
     if state.todo.pairs:
         head, rest = state.todo.take(batch_size(state))
         return head, replace(state, todo=rest)
-    if not state.flight:
+    if not len(state.flight):
         for place, entry in enumerate(state.again):
             if entry.due <= now:
                 rest_again = state.again[:place] + state.again[place + 1 :]
@@ -246,7 +257,8 @@ def _next(state: State, now: float) -> tuple[Ranges, State] | None:
 
 def _land(state: State, ticket: int) -> State:
     """Take batch `ticket` out of what is under way."""
-    return replace(state, flight={k: v for k, v in state.flight.items() if k != ticket}, isolated=False)
+    running = state.running - len(state.flight[ticket])
+    return replace(state, flight=state.flight.delete(ticket), running=running, isolated=False)
 
 
 def _returned(state: State, news: Returned) -> tuple[State, tuple[Action, ...]]:
