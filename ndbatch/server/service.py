@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from ndbatch.remotes.base import Volume
     from ndbatch.server.calls import Call
 
-PROTOCOLS = ("ndbatch.server.startpage",)
+PROTOCOLS = (
+    "ndbatch.server.startpage",
+    "ndbatch.server.chunked.precomputed",
+    "ndbatch.server.chunked.omezarr",
+)
 """Modules with a function `routes(service) -> list of starlette routes`, in the order in which they are asked."""
 TOLD = "open"
 """What `ndbatch.open` is told of a channel's volume beside its address, among the channel's `extra`."""
