@@ -11,7 +11,7 @@ import json
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -72,6 +72,8 @@ class Catalogue:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.look: Callable[[], object] = lambda: None
+        """Called before projects or channels are listed, and where one is asked for that is not known: finds new ones."""
         self._local = threading.local()
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.transaction() as connection:
@@ -82,25 +84,38 @@ class Catalogue:
 
     def projects(self) -> list[Project]:
         """Return all projects, sorted by name."""
+        self._look()
         return [_project(body) for (body,) in self._rows("SELECT body FROM project ORDER BY name")]
 
     def project(self, name: str) -> Project:
         """Return one project; NotFound where there is none."""
-        for (body,) in self._rows("SELECT body FROM project WHERE name = ?", name):
-            return _project(body)
+        for looked in (False, True):
+            if looked:
+                self._look()
+            for (body,) in self._rows("SELECT body FROM project WHERE name = ?", name):
+                return _project(body)
         raise NotFound(f"there is no project {name}; known: {', '.join(p.name for p in self.projects()) or 'none'}")
 
     def channels(self, project: str) -> list[Channel]:
         """Return the channels of a project, sorted by name."""
+        self._look()
         rows = self._rows("SELECT body FROM channel WHERE project = ? ORDER BY name", project)
         return [Channel(**json.loads(body)) for (body,) in rows]
 
     def channel(self, project: str, name: str) -> Channel:
         """Return one channel; NotFound where there is none."""
-        for (body,) in self._rows("SELECT body FROM channel WHERE project = ? AND name = ?", project, name):
-            return Channel(**json.loads(body))
+        for looked in (False, True):
+            if looked:
+                self._look()
+            for (body,) in self._rows("SELECT body FROM channel WHERE project = ? AND name = ?", project, name):
+                return Channel(**json.loads(body))
         self.project(project)
         raise NotFound(f"there is no channel {name} in {project}")
+
+    def _look(self) -> None:
+        """Look for new volumes, but never within a transaction, which others wait for."""
+        if not self._connection().in_transaction:
+            self.look()
 
     def add_project(self, project: Project) -> None:
         """Keep a new project; Conflict where the name is taken, PlanError where it is no name."""

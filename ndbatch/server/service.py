@@ -28,6 +28,8 @@ PROTOCOLS = (
 """Modules with a function `routes(service) -> list of starlette routes`, in the order in which they are asked."""
 TOLD = "open"
 """What `ndbatch.open` is told of a channel's volume beside its address, among the channel's `extra`."""
+STATE = ".ndbatch-serve"
+"""The folder of what a service keeps, below its root."""
 BODY = 2**31
 """Most bytes of a body: what an ndstore took."""
 
@@ -53,8 +55,8 @@ class Service:
     """Volumes below the folder `root`, served. What the service keeps lies in `root/.ndbatch-serve`."""
 
     def __init__(self, root: Path, access: Access | None = None, body_limit: int = BODY) -> None:
-        self.root = root
-        self.state = root / ".ndbatch-serve"
+        self.root = root.resolve()
+        self.state = self.root / STATE
         self.access = access or Access(tokens=(secrets.token_hex(20),))
         self.body_limit = body_limit
         self.catalogue = Catalogue(self.state / "catalogue.db")

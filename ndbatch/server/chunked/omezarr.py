@@ -18,11 +18,13 @@ from ndbatch.errors import NotFound, PlanError
 from ndbatch.remotes.axes import AxisOrder
 from ndbatch.remotes.base import ArraySpec, Kind
 from ndbatch.remotes.zarr.ngff import with_level, write_image
+from ndbatch.server.addresses import Known
 from ndbatch.server.calls import Call, endpoint, plainly
 from ndbatch.server.chunked.content import content, sent, unzipped, zipped
 from ndbatch.server.chunked.grid import Pyramid, padded
 
 if TYPE_CHECKING:
+    from ndbatch.server.catalogue import Channel, Project
     from ndbatch.server.service import Service
 
 SEPARATOR = "/"
@@ -53,6 +55,14 @@ def routes(service: Service) -> list[BaseRoute]:
 
     answer = endpoint(file, plainly, service.body_limit)
     return [Route("/zarr/{project}/{channel}/{file:path}", answer, methods=["GET", "PUT", "POST"])]
+
+
+def address(service: Service, base: str, project: Project, channel: Channel) -> Known | None:
+    """Return the address of a channel's group."""
+    del service
+    return Known(
+        f"zarr://{base}/zarr/{project.name}/{channel.name}", "Neuroglancer, tensorstore, ndbatch; zarr without zarr://"
+    )
 
 
 def documents(pyramid: Pyramid, name: str) -> dict[str, Any]:

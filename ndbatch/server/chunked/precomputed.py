@@ -21,13 +21,15 @@ from ndbatch.errors import Denied, NotFound, PlanError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.precomputed.encodings import BLOCK_SIZE, ENCODINGS, require_encoding
-from ndbatch.remotes.precomputed.info import new_info, new_scale, require_spec
+from ndbatch.remotes.precomputed.info import DTYPES, new_info, new_scale, require_spec
+from ndbatch.server.addresses import Known
 from ndbatch.server.calls import Call, TooLarge, endpoint, plainly
 from ndbatch.server.chunked.codec import decode, encode
 from ndbatch.server.chunked.content import content, sent
 from ndbatch.server.chunked.grid import Pyramid
 
 if TYPE_CHECKING:
+    from ndbatch.server.catalogue import Channel, Project
     from ndbatch.server.service import Service
 
 WIDER = {"bool": "uint8", "float16": "float32"}
@@ -97,6 +99,15 @@ def routes(service: Service) -> list[BaseRoute]:
         Route(f"{at}/info", endpoint(info, plainly, limit), methods=["GET"]),
         Route(f"{at}/{{key}}/{{chunk}}", endpoint(chunk, plainly, limit), methods=["GET", "PUT", "POST"]),
     ]
+
+
+def address(service: Service, base: str, project: Project, channel: Channel) -> Known | None:
+    """Return the address of a channel's layer; None where the format lacks its type."""
+    del service
+    if WIDER.get(channel.dtype, channel.dtype) not in DTYPES:
+        return None
+    text = f"precomputed://{base}/precomputed/{project.name}/{channel.name}"
+    return Known(text, "Neuroglancer, cloud-volume, tensorstore, ndbatch")
 
 
 def layer(service: Service, project: str, shown: str) -> Layer:
