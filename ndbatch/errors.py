@@ -10,6 +10,7 @@ NdbatchError
 │   ├── NotFound       fix the address
 │   ├── Conflict       something else is there already
 │   └── Corrupt        the data cannot be decoded
+├── ClusterError       look at the cluster or its queue (its own words)
 ├── StepError          fix your function     (block, the function's own traceback)
 │   ├── OutOfMemory    smaller blocks or more memory a worker
 │   ├── TimeLimit      a longer limit or a faster function
@@ -82,6 +83,10 @@ class Conflict(RemoteError):
 
 class Corrupt(RemoteError):
     """The stored bytes cannot be decoded: truncated, damaged or of another format."""
+
+
+class ClusterError(NdbatchError):
+    """A cluster or a queue gives no workers, or workers that cannot do the work."""
 
 
 class StepError(NdbatchError):

@@ -21,6 +21,7 @@ from ndbatch.config.model import Config
 from ndbatch.drive import Driver, total
 from ndbatch.errors import Denied, JournalError, NdbatchError, RemoteError
 from ndbatch.executors import make_executor
+from ndbatch.executors.base import Executor
 from ndbatch.finish import mark_complete, propagate, tidy, write_staged, write_tables
 from ndbatch.importing import about_to_act
 from ndbatch.journal import Journal
@@ -101,6 +102,11 @@ def run(
     )
 
 
+def _executor(plan: Plan) -> Executor:
+    config = plan.config
+    return make_executor(config.cluster, plan.workers, plan.directory, config.time_limit_seconds)
+
+
 def _report(plan: Plan, records: Records, *, idle: bool) -> Path | None:
     """Write the report; the one of the run that did the work stays where this one had nothing to do."""
     there = plan.directory / "report.html"
@@ -135,7 +141,7 @@ def _work(plan: Plan, journal: Journal, records: Records) -> tuple[str, events.C
     counts: dict[int, events.Counts] = {}
     try:
         with ExitStack() as stack, _terminable():
-            start = cache(lambda: stack.enter_context(make_executor(plan.config.cluster, plan.workers, plan.directory)))
+            start = cache(lambda: stack.enter_context(_executor(plan)))
             volumes = {**plan.sources, **open_targets(plan, journal)}
             driver = Driver(plan, journal, start, volumes, States(plan, journal), records.publish)
             counts = driver.counts

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ndbatch.config.model import Cluster, Config, Output
+from ndbatch.config.cluster import Cluster
+from ndbatch.config.model import Config, Output
 from ndbatch.errors import ConfigError
 from ndbatch.geometry import Box
 from ndbatch.importing import about_to_act

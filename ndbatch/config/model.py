@@ -5,16 +5,13 @@ Nothing here opens a volume or converts a length: that is the planner's work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializeAsAny,
     WithJsonSchema,
@@ -22,16 +19,16 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ndbatch.config.quantities import parse_bytes, parse_seconds
+from ndbatch.config.cluster import Cluster
+from ndbatch.config.document import Auto, Document, Duration, Positive
+from ndbatch.config.quantities import parse_seconds
 from ndbatch.config.secret import Secret, refuse_password
-from ndbatch.errors import ConfigError
 from ndbatch.remotes.address import ENDINGS, PLACES
 from ndbatch.remotes.base import VOXEL_TYPES
 from ndbatch.steps.base import Step
 from ndbatch.tables.writing import TABLE_ENDINGS
 from ndbatch.units import Length
 
-Auto = Literal["auto"]
 VoxelKind = Literal["image", "labels", "probability"]
 
 
@@ -52,31 +49,11 @@ AXES = ("t", "c", "z", "y", "x")
 Axis = Annotated[str, *_one_of(AXES, "an axis")]
 VoxelType = Annotated[str, *_one_of(VOXEL_TYPES, "a type of voxels")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Document(BaseModel):
-    """A mapping of the YAML file: frozen, unknown keys refused, no silent conversion of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 def _as_mapping(value: Any) -> Any:
     """Accept a bare URL where a mapping with `url` is meant."""
     return {"url": value} if isinstance(value, str) else value
-
-
-def _checked(parse: Callable[[Any], object]) -> AfterValidator:
-    """Return a validator that keeps the text as written once `parse` has taken it."""
-
-    def check(value: Any) -> Any:
-        try:
-            parse(value)
-        except ConfigError as error:
-            raise ValueError(error.message) from None
-        return value
-
-    return AfterValidator(check)
 
 
 def _is_url(url: str) -> str:
@@ -91,17 +68,6 @@ def _is_order(axes: str) -> str:
     return axes
 
 
-def _with_unit(value: Any) -> Any:
-    """Refuse a bare number, which could be bytes or gigabytes."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise ValueError(f"{value} has no unit; write one, such as {value} GB")
-    return value
-
-
-Memory = Annotated[str, BeforeValidator(_with_unit), _checked(lambda text: text == "auto" or parse_bytes(text))]
-"""An amount of memory such as `4 GB`."""
-Duration = Annotated[float | int | str, _checked(parse_seconds)]
-"""Seconds, or text such as `5 min`."""
 Url = Annotated[str, AfterValidator(_is_url)]
 Span = Annotated[tuple[Length, Length], Field(strict=False)]
 """[start, stop) along one axis."""
@@ -217,32 +183,6 @@ class Output(Place):
             if self.is_table and getattr(self, name) is not None:
                 raise ValueError(f"{name}: {self.url} is a table, which has no {name}")
         return self
-
-
-class Cluster(Document):
-    """Where blocks are computed."""
-
-    kind: Literal["inline", "threads", "processes", "dask"] = "processes"
-    """inline: in this process, one after another; threads and processes: on this machine; dask: on a dask cluster."""
-    workers: Positive | Auto = "auto"
-    """Blocks computed at the same time; auto is one for each core."""
-    memory: Memory = "auto"
-    """Memory promised to each worker, such as 4 GB; auto divides 80 % of what is free."""
-    address: str | None = None
-    """Address of a running dask scheduler, such as tcp://host:8786; a local cluster is started if not given."""
-
-    @model_validator(mode="after")
-    def _address_is_for_dask(self) -> Cluster:
-        if self.address is not None and self.kind != "dask":
-            raise ValueError(
-                f"address: {self.address} is that of a dask scheduler; it needs kind: dask, not {self.kind}"
-            )
-        return self
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """Bytes promised to each worker; None where the planner chooses."""
-        return None if self.memory == "auto" else parse_bytes(self.memory)
 
 
 class Retry(Document):

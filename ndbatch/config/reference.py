@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from ndbatch.config.model import Cluster, Config, Input, Output, Retry
+from ndbatch.config.cluster import Cluster
+from ndbatch.config.model import Config, Input, Output, Retry
 from ndbatch.config.secret import Secret
 from ndbatch.config.sentences import keys_of, members
 from ndbatch.config.template import inline, summary

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ndbatch.config.cluster import Cluster
 from ndbatch.config.dialect import Dumper
-from ndbatch.config.model import Cluster, Config, Retry
+from ndbatch.config.model import Config, Retry
 from ndbatch.config.sentences import members
 from ndbatch.config.stepform import build
 from ndbatch.errors import NdbatchError

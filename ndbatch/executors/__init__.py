@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from ndbatch.executors.base import Executor
 
 if TYPE_CHECKING:
-    from ndbatch.config.model import Cluster
+    from ndbatch.config.cluster import Cluster
 
 
-def make_executor(cluster: Cluster, workers: int, directory: Path) -> Executor:
-    """Return the executor that `cluster` names; what users' functions print goes to `directory`/run.log."""
+def make_executor(cluster: Cluster, workers: int, directory: Path, limit: float | None = None) -> Executor:
+    """Return the executor that `cluster` names; what users' functions print goes to `directory`/run.log.
+
+    `limit` is the longest that a block may take, in seconds. ClusterError where a cluster gives no worker.
+    """
     match cluster.kind:
         case "inline":
             from ndbatch.executors.local import InlineExecutor
@@ -26,7 +29,9 @@ def make_executor(cluster: Cluster, workers: int, directory: Path) -> Executor:
             from ndbatch.executors.processes import ProcessesExecutor
 
             return ProcessesExecutor(workers, directory / "run.log")
-        case "dask":
+        case _:
             from ndbatch.executors.dask import DaskExecutor
+            from ndbatch.executors.deployments import deploy
 
-            return DaskExecutor(workers, cluster.address, directory / "scratch" / "dask")
+            deployment = deploy(cluster, workers, directory / "scratch" / "dask", directory / "jobs", limit)
+            return DaskExecutor(deployment, cluster.patience)

@@ -1,113 +1,141 @@
-"""Batches on a dask cluster: one it starts on this machine, or a running scheduler by its address.
+"""Batches on a dask cluster, wherever its workers come from.
 
 dask sees batches, never blocks or arrays: a task is a ticket and a range of block numbers, a result is receipts. The
 work of a stage travels once to each worker as a plugin, so that workers which join or are restarted later have it too.
+Workers may come and go: the window follows their number, the first one is enough to begin.
 """
 
 from __future__ import annotations
 
-import logging
 import pickle
 import queue
-import signal
-import threading
+import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from multiprocessing import resource_tracker
-from pathlib import Path
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ndbatch.errors import OutOfMemory, RemoteError, WorkerKilled, missing_extra
+from ndbatch.errors import ClusterError, OutOfMemory, RemoteError, WorkerKilled
+from ndbatch.executors.agreement import require_same_versions, require_stage_opens
 from ndbatch.executors.base import Executor, Reply, WorkerDeath
+from ndbatch.executors.deployments import Deployment, deaf_to_ctrl_c
+from ndbatch.executors.onworker import lookout_plugin, run_on_worker, stage_plugin
 from ndbatch.worker.work import Batch, Work
 
-QUIET = {
-    "distributed.scheduler.allowed-failures": 0,  # a killed batch comes back at once, and the engine finds its culprit
-    "distributed.worker.memory.target": False,  # nothing but receipts is ever kept on a worker
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": False,  # the worker's own watch ends it, and says why
-}
-START_WITHIN = 60.0
-"""Seconds to wait for the first worker of a running scheduler."""
+WINDOW = 3
+"""Batches under way for each thread: one that runs, and two that keep it from waiting."""
+LOOK_EVERY = 2.0
+"""Seconds between two looks at the workers."""
+ACCOUNTED_WITHIN = 3.0
+"""Seconds that a queue gets to say why a job ended before the worker's death is told without its word."""
 
 
 class DaskExecutor(Executor):
-    """Runs batches as dask tasks, two or three a thread under way."""
+    """Runs batches as dask tasks, two or three a thread under way. ClusterError where no worker starts in `patience` s."""
 
-    def __init__(self, workers: int, address: str | None, scratch: Path) -> None:
-        try:
-            import distributed
-        except ImportError:
-            raise missing_extra("distributed", "dask", "cluster: {kind: dask}") from None
-        self._distributed = distributed
-        self._cluster: Any = None
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
-        if address is None:
-            self._cluster = self._local_cluster(workers, scratch)
-            address = self._cluster.scheduler_address
-        self._client = self._connect(str(address))
-        self.workers = workers if self._cluster is not None else self._first_workers(str(address))
+    def __init__(self, deployment: Deployment, patience: float) -> None:
+        import distributed
+
+        self._distributed, self._deployment, self._patience = distributed, deployment, patience
         self._finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._under_way: dict[int, Any] = {}
-        self._key = ""
-
-    def _local_cluster(self, workers: int, scratch: Path) -> Any:
-        import dask
-
-        from ndbatch.executors.nanny import QuietNanny
-
-        scratch.mkdir(parents=True, exist_ok=True)
-        with dask.config.set(QUIET), _deaf_to_ctrl_c():
-            return self._distributed.LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                worker_class=QuietNanny,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",  # any free port; the default is one port on every interface
-                memory_limit=0,
-                local_directory=str(scratch),
-                silence_logs=logging.CRITICAL,
-            )
-
-    def _connect(self, address: str) -> Any:
+        self._batches: dict[int, Batch] = {}
+        self._done: deque[int] = deque(maxlen=10_000)
+        self._suspects: set[int] = set()
+        self._shares: dict[str, float] = {}
+        self._run = f"ndbatch-{uuid.uuid4().hex}"
+        self._stage, self._stages = "", 0
+        self._needs: Mapping[str, float] = {}
+        self._names: dict[str, str] = {}
+        self._able: list[str] = []
+        self._asked: dict[str, float] = {}
+        self._looked = 0.0
+        self._client: Any = None
         try:
-            return self._distributed.Client(address, timeout=10, set_as_default=False)
+            self._client = self._connect()
+            self._first_worker()
+            require_same_versions(self._client, deployment.title)
+            self._client.register_plugin(lookout_plugin(distributed, self._run))
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> Any:
+        address = self._deployment.address
+        try:
+            return self._distributed.Client(
+                address, timeout=10, set_as_default=False, security=self._deployment.security
+            )
         except (OSError, TimeoutError) as error:
             raise RemoteError(
                 f"cluster.address: no dask scheduler answers at {address} ({error}); start one with: dask scheduler",
                 url=address,
             ) from None
 
-    def _first_workers(self, address: str) -> int:
-        try:
-            self._client.wait_for_workers(1, timeout=START_WITHIN)
-        except TimeoutError:
-            raise RemoteError(
-                f"the dask scheduler at {address} has no worker after {START_WITHIN:g} s; start some with: dask worker {address}",
-                url=address,
-            ) from None
-        return max(1, int(sum(self._client.nthreads().values())))
+    def _first_worker(self) -> None:
+        """Wait for the first worker, and say in the queue's own words what is wrong where none comes."""
+        deadline = time.monotonic() + self._patience
+        while not self._look(now=True):
+            self._deployment.tend()
+            title, refused = self._deployment.title, self._deployment.refused()
+            if refused:
+                raise ClusterError(
+                    f"{title} refused the job: {refused}; change cluster: queue, memory, cores or walltime"
+                )
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"{title} has no worker after {self._patience:g} s: {self._deployment.waiting()}; wait longer with "
+                    "cluster: start_within, or change what is asked of it"
+                )
+            time.sleep(0.1)
+
+    def _look(self, *, now: bool = False) -> int:
+        """Look, not too often, how many threads there are and which workers offer what the stage needs."""
+        if now or time.monotonic() - self._looked > LOOK_EVERY:
+            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+            self._names = {address: str(entry["name"]) for address, entry in workers.items()}
+            able = [a for a, entry in workers.items() if _offers(entry.get("resources") or {}, self._needs)]
+            self.workers = sum(int(workers[address]["nthreads"]) for address in able)
+            self._able = able
+            self._looked = time.monotonic()
+        return self.workers
 
     def begin(self, work: Work) -> None:
-        """Send the stage's work to all workers, those that come later included."""
+        """Send the stage's work to all workers, those that come later included. ClusterError where it cannot be opened."""
         self._forget()
-        self._key = f"ndbatch-{uuid.uuid4().hex}"
-        self._client.register_plugin(_plugin(self._distributed)(self._key, pickle.dumps(work)), name=self._key)
+        self._stages += 1
+        self._stage, self._suspects = f"{self._run}-{self._stages}", set()
+        self._client.register_plugin(stage_plugin(self._distributed, self._stage, pickle.dumps(work)), name=self._stage)
+        require_stage_opens(self._client, self._stage, self._deployment.title)
+        self._needs = work.resources
+        if not self._look(now=True) and self._needs:
+            raise ClusterError(
+                f"{self._deployment.title}: no worker offers {dict(self._needs)}, which a step asks for; start workers with "
+                "--resources, or write cluster: {resources: {...}}"
+            )
 
     def room(self) -> int:
-        """Return what is missing to three batches for each thread."""
-        return 3 * self.workers - len(self._under_way)
+        """Return what is missing to three batches for each thread there is now."""
+        self._deployment.tend()
+        return max(0, WINDOW * max(1, self._look()) - len(self._under_way))
 
     def submit(self, batch: Batch) -> None:
-        """Submit the batch as one task."""
+        """Submit the batch as one task, for any worker, or for those that offer what the stage needs."""
+        watched = bool(self._suspects) and not self._suspects.isdisjoint(batch.blocks)
+        where = {"workers": self._able, "allow_other_workers": False} if self._needs else {}
         future = self._client.submit(
-            run_on_worker, self._key, batch, key=f"{self._key}-{batch.ticket}", pure=False, retries=0
+            run_on_worker,
+            self._run,
+            self._stage,
+            batch,
+            watched,
+            self._shares or None,
+            key=f"{self._stage}-{batch.ticket}",
+            pure=False,
+            retries=0,
+            **where,
         )
-        self._under_way[batch.ticket] = future
+        self._under_way[batch.ticket], self._batches[batch.ticket] = future, batch
         future.add_done_callback(lambda done, ticket=batch.ticket: self._finished.put((ticket, done)))
 
     def wait(self, seconds: float) -> Sequence[Reply]:
@@ -116,104 +144,117 @@ class DaskExecutor(Executor):
         try:
             ticket, future = self._finished.get(timeout=seconds)
             while True:
-                if self._under_way.pop(ticket, None) is not None:
+                if self._under_way.get(ticket) is future:
                     replies.append(self._reply(ticket, future))
+                    del self._under_way[ticket], self._batches[ticket]
                 future.release()
                 ticket, future = self._finished.get_nowait()
         except queue.Empty:
+            if not replies and self._needs:
+                replies = self._stranded()
             return replies
+
+    def _stranded(self) -> list[Reply]:
+        """Take back batches whose workers, the only ones that could do them, are all gone; others have come since."""
+        now = set(self._able)
+        lost: list[Reply] = []
+        for ticket, future in list(self._under_way.items()):
+            allowed = self._client.who_has([future])  # a done one is on its way here
+            if now and not any(allowed.values()) and self._idle(future):
+                future.cancel(force=True)
+                del self._under_way[ticket], self._batches[ticket]
+                lost.append(WorkerDeath(ticket, 0, "", "", started=False))
+        return lost
+
+    def _idle(self, future: Any) -> bool:
+        """Return whether no worker is at `future`, nor has it waiting."""
+        return not any(future.key in tasks for tasks in self._client.processing().values())
+
+    # -- deaths -------------------------------------------------------------------------------------------------------
 
     def _reply(self, ticket: int, future: Any) -> Reply:
         if future.status == "finished":
+            self._done.append(ticket)
             result: Reply = future.result()
             return result
         error = future.exception() if future.status == "error" else None
-        notes = self._client.get_events(self._key) or ()
-        for _, note in reversed(list(notes)):
-            if note["ticket"] == ticket:
-                return WorkerDeath(ticket, 0, OutOfMemory.__name__, note["error"], culprit=note["block"])
+        gone = getattr(error, "last_worker", None)
+        address, name = (str(gone.address), str(gone.name)) if gone is not None else ("", "")
+        said, left = self._notes(ticket, address)
+        if said is not None:
+            self._make_room(name)
+            return WorkerDeath(ticket, 0, OutOfMemory.__name__, said["error"], culprit=said["block"])
+        if left is not None and left["ticket"] != ticket and left["ticket"] not in self._done:
+            return WorkerDeath(ticket, 0, "", "", started=False)
+        self._suspects.update(self._batches[ticket].blocks)
+        culprit = left["block"] if left is not None and left["ticket"] == ticket and left["block"] >= 0 else None
+        ended = self._accounted(name) if name else None
+        if ended is not None:
+            if ended.kind == OutOfMemory.__name__:
+                self._make_room(name)
+            return WorkerDeath(ticket, 0, ended.kind, ended.error, culprit if ended.blame else None, ended.blame)
         text = f"killed: the dask worker died under it ({type(error).__name__ if error else future.status})"
-        return WorkerDeath(ticket, 0, WorkerKilled.__name__, text)
+        return WorkerDeath(ticket, 0, WorkerKilled.__name__, text, culprit)
+
+    def _notes(self, ticket: int, address: str) -> tuple[Any, Any]:
+        """Return the note of the worker about its memory, and that of the lookout about where the worker was; or None."""
+        said = left = None
+        for _, note in self._client.get_events(self._run) or ():
+            if note["stage"] == self._stage:
+                if note.get("left") == address:
+                    left = note
+                elif "error" in note and note["ticket"] == ticket:
+                    said = note
+        return said, left
+
+    def _accounted(self, name: str) -> Any:
+        """Return why the worker's job ended, in the queue's words, which may be a moment behind; or None."""
+        first = self._asked.setdefault(name, time.monotonic())
+        while True:
+            ended = self._deployment.ended(name)
+            if ended is not None or time.monotonic() - first > ACCOUNTED_WITHIN or not self._deployment.accounts:
+                return ended
+            time.sleep(0.3)
+
+    def _make_room(self, name: str) -> None:
+        """Halve the workers that share memory with the one that ran out of it; each of those left may use twice as much."""
+        self._look(now=True)
+        group = sorted(self._deployment.neighbours(name, self._names), key=self._names.__getitem__)
+        if len(group) < 2:
+            return
+        kept, ended = group[: len(group) // 2], group[len(group) // 2 :]
+        for address in kept:
+            worker = self._names[address]
+            self._shares[worker] = self._shares.get(worker, 1.0) * len(group) / len(kept)
+        self._client.retire_workers(ended, close_workers=True)
+        self._look(now=True)
+
+    # -- end ----------------------------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
         for future in self._under_way.values():
             future.cancel()
         self._under_way.clear()
-        if self._key:
-            self._client.unregister_worker_plugin(self._key)
-            self._key = ""
+        self._batches.clear()
+        self._done.clear()
+        if self._stage:
+            self._client.unregister_worker_plugin(self._stage)
+            self._stage = ""
 
     def close(self) -> None:
         """Disconnect, and stop the cluster where it was started here. A second Ctrl-C waits for that, about a second."""
-        with _deaf_to_ctrl_c():
+        with deaf_to_ctrl_c():
             try:
-                self._forget()
+                if self._client is not None:
+                    self._forget()
+                    self._client.unregister_scheduler_plugin(self._run)
+            except (OSError, TimeoutError, ValueError, self._distributed.CommClosedError):
+                pass  # the scheduler is gone, and its plugins with it
             finally:
-                self._client.close()
-                if self._cluster is not None:
-                    self._cluster.close()
+                if self._client is not None:
+                    self._client.close()
+                self._deployment.close()
 
 
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Start threads and processes that Ctrl-C does not reach, those they start later included; here it only waits.
-
-    A terminal sends Ctrl-C to the whole process group, but only the driver decides. Signal masks are inherited: by the
-    thread in which dask starts its workers, and by every worker that this thread starts or restarts.
-    """
-    resource_tracker.ensure_running()  # it lifts the mask of the thread that starts it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _plugin(distributed: Any) -> Any:
-    """Return the plugin class; dask is only imported where it is used."""
-
-    class StageWork(distributed.WorkerPlugin):  # type: ignore[misc]
-        """Keeps the stage's work, pickled, on the worker."""
-
-        def __init__(self, key: str, data: bytes) -> None:
-            self.key, self.data = key, data
-
-        def setup(self, worker: Any) -> None:
-            worker.__dict__.setdefault("ndbatch_work", {})[self.key] = self.data
-
-        def teardown(self, worker: Any) -> None:
-            worker.__dict__.get("ndbatch_work", {}).pop(self.key, None)
-
-    return StageWork
-
-
-_local = threading.local()
-
-
-def run_on_worker(key: str, batch: Batch) -> Any:
-    """Run `batch` of the stage `key`: the one function that dask calls. The stage is opened once a thread."""
-    from distributed import get_worker
-
-    from ndbatch.worker.batch import BatchRunner
-    from ndbatch.worker.process import Broken, unpickled
-    from ndbatch.worker.watch import Watch
-
-    worker = get_worker()
-    if getattr(_local, "key", None) != key:
-        if getattr(_local, "runner", None) is not None:
-            _local.runner.close()
-        work = unpickled(worker.ndbatch_work[key])
-        _local.at, _local.limit, _local.key = [-1], None, key
-        if isinstance(work, Work):
-            _local.runner = BatchRunner(work, hash(worker.address) % 2**16, partial(_local.at.__setitem__, 0))
-            _local.limit = work.memory_limit if worker.state.nthreads == 1 else None
-        else:
-            _local.runner = Broken(work if isinstance(work, Exception) else TypeError(type(work).__name__))
-    at = _local.at
-
-    def over(used: int, limit: int) -> None:
-        text = f"out of memory: the worker used {used / 2**30:.2f} GiB, it was promised {limit / 2**30:.2f} GiB"
-        worker.log_event(key, {"ticket": batch.ticket, "block": at[0], "error": f"{text}; use smaller blocks"})
-
-    with Watch(_local.limit, over):
-        return _local.runner.run(batch)
+def _offers(resources: Mapping[str, float], needs: Mapping[str, float]) -> bool:
+    return all(resources.get(name, 0) >= amount for name, amount in needs.items())

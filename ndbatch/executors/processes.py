@@ -25,13 +25,9 @@ from typing import IO
 
 from ndbatch.errors import OutOfMemory, TimeLimit, WorkerKilled
 from ndbatch.executors.base import Executor, Reply, WorkerDeath
+from ndbatch.executors.settings import SINGLE_THREADED
 from ndbatch.worker.page import Page
 from ndbatch.worker.work import Batch, BatchResult, Work
-
-SINGLE_THREADED = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
-"""Workers are the parallelism: libraries must not start a thread pool each."""
 
 
 @dataclass

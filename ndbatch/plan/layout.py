@@ -44,7 +44,7 @@ class Work:
 
     def load(self, stages: Sequence[Stage], scale: Shape) -> Workload:
         """Return what `stages`, which go over blocks of `scale`, cost."""
-        base = BASE_BYTES + (DASK_BYTES if self.config.cluster.kind == "dask" else 0)
+        base = BASE_BYTES + (DASK_BYTES if self.config.cluster.is_dask else 0)
         reading = {name: volume.reading_bytes for name, volume in self.sources.items()}
         return Workload(stages, self.steps, self.infos, self.region.coarsened(scale), self.axes, base, reading)
 

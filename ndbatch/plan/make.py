@@ -7,7 +7,8 @@ from typing import Any
 
 import psutil
 
-from ndbatch.config.model import Cluster, Config
+from ndbatch.config.cluster import Cluster
+from ndbatch.config.model import Config
 from ndbatch.errors import ConfigError, PlanError
 from ndbatch.geometry import Box
 from ndbatch.journal import Journal
@@ -72,7 +73,8 @@ def make_plan(config: Config, *, resume: bool = True) -> Plan:
 def capacity(cluster: Cluster) -> tuple[int, int]:
     """Return the number of workers and the bytes each may use. PlanError where more is promised than the machine has."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = 1 if cluster.kind == "inline" else cores if cluster.workers == "auto" else cluster.workers
+    workers = cluster.most_workers or (cores if cluster.workers == "auto" else cluster.workers)
+    workers = 1 if cluster.kind == "inline" else workers
     if cluster.memory_bytes is not None:
         return workers, cluster.memory_bytes
     return workers, int(0.8 * psutil.virtual_memory().available / workers)

@@ -33,6 +33,8 @@ class Work:
     memory_limit: int | None = None
     search: str = "."
     """The folder of the configuration, where users' modules may be."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """What a worker must offer beside its core, such as {"gpu": 1}."""
 
     def unwritten(self, name: str) -> str:
         """Return which blocks of the array `name` need not be written, as the operation that makes it says."""

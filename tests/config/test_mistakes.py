@@ -28,7 +28,8 @@ KEYS = "blocks, cluster, directory, inputs, name, outputs, region, retry, steps,
 
 ADDED = [
     ("cluster: {kind: proceses}",
-     "8: cluster.kind: must be inline, threads, processes or dask, not 'proceses'; did you mean processes?"),
+     "8: cluster.kind: must be inline, threads, processes, local, dask, slurm, lsf, pbs, sge or htcondor, not 'proceses'; "
+     "did you mean processes?"),
     ("cluster: {memry: 4 GB}", "8: cluster.memry: unknown key; did you mean memory?"),
     ("cluster: {memory: 4}", "8: cluster.memory: 4 has no unit; write one, such as 4 GB"),
     ("cluster: {memory: much}",

@@ -161,7 +161,7 @@ def measured(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes
     config = from_mapping(document, folder)
     plan, executors = make_plan(config), []
 
-    def start(cluster: object, workers: int, directory: Path) -> Peaks:
+    def start(cluster: object, workers: int, directory: Path, limit: float | None) -> Peaks:
         executors.append(Peaks(directory / "run.log"))
         return executors[-1]
 
