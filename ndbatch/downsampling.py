@@ -92,6 +92,16 @@ def downsample_config(
     return _config(address, levels, asked, True, cluster, directory or Path("runs") / f"{name}-level{levels}")
 
 
+def remade_config(
+    url: str, wanted: Mapping[str, Any], *, cluster: str | Mapping[str, Any], directory: str | Path
+) -> Config:
+    """Return the configuration that makes all coarser levels that a volume has anew, because its voxels changed.
+
+    `wanted` are the keys of `outputs.NAME.pyramid`; `levels` is the number of coarser levels that are there. Run it with `fresh`.
+    """
+    return _config(_stored(parse(url, Path.cwd())), 1, wanted, False, cluster, directory)
+
+
 def _config(
     address: Address,
     first: int,

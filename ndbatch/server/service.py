@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PROTOCOLS = (
     "ndbatch.server.startpage",
+    "ndbatch.server.viewer",
+    "ndbatch.server.boss",
     "ndbatch.server.chunked.precomputed",
     "ndbatch.server.chunked.omezarr",
 )

@@ -22,15 +22,15 @@ LARGEST = 2**31 - 17
 """Most bytes that one frame holds."""
 
 
-def encode(data: Array) -> bytes:
-    """Return `data` (C-order, any unsigned type) as one frame, zstd with a byte shuffle.
+def encode(data: Array, codec: bytes = b"zstd") -> bytes:
+    """Return `data` (C-order, any unsigned type) as one frame, a byte shuffle before the codec (zstd, lz4).
 
     The typesize is that of a voxel in bytes: with its width in bits, as other clients send it, the shuffle finds nothing in
     ids of 64 bits, and a sparse block of labels becomes four times as large.
     """
     blosc = _blosc()
     raw = np.ascontiguousarray(data, data.dtype.newbyteorder("<")).reshape(-1)
-    packed: bytes = blosc.compress(raw, b"zstd", 1, blosc.SHUFFLE)
+    packed: bytes = blosc.compress(raw, codec, 1, blosc.SHUFFLE)
     return packed
 
 
