@@ -122,14 +122,15 @@ def chaos_proxy(target: str, faults: Faults | None = None) -> Iterator[Chaos]:
     ready, stop = threading.Event(), asyncio.Event()
 
     async def serve() -> None:
-        server = await asyncio.start_server(_Proxy(chaos, target).serve, sock=bound, limit=HEAD, backlog=1024)
+        proxy = _Proxy(chaos, target, stop)
+        server = await asyncio.start_server(proxy.serve, sock=bound, limit=HEAD, backlog=1024)
         ready.set()
         await stop.wait()
         server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for writer in tuple(proxy.open):
+                writer.transport.abort()
+            await asyncio.wait(others, timeout=0.1)
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), name="chaos", daemon=True)
     thread.start()
@@ -168,36 +169,41 @@ class _Message:
 class _Proxy:
     """Serves connections of clients, each with one of its own to the service."""
 
-    def __init__(self, chaos: Chaos, target: str) -> None:
-        self._chaos = chaos
+    def __init__(self, chaos: Chaos, target: str, stop: asyncio.Event) -> None:
+        self._chaos, self._stop = chaos, stop
+        self.open: set[asyncio.StreamWriter] = set()
+        """Ends of connections."""
         parts = urlsplit(target)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection until it ends."""
         self._chaos.connections += 1
+        self.open.add(writer)
         service: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         try:
             while (request := await _message(reader, writer)) is not None:
                 method, path, _ = request.line.split(" ", 2)
                 kind, dice = self._chaos.next(" ".join((method, path, request.header("range"))).rstrip())
                 faults = self._chaos.faults
-                await asyncio.sleep(faults.latency + dice.random() * faults.jitter)
+                await self._wait(faults.latency + dice.random() * faults.jitter)
                 answer = _refusal(kind, dice, faults)
                 if kind == "dead":
-                    await asyncio.sleep(faults.silence)
+                    await self._wait(faults.silence)
                     raise _Broken
                 if answer is None:
                     service = service or await asyncio.open_connection(self._host, self._port, limit=HEAD)
+                    self.open.add(service[1])
                     answer = await self._asked(request, method, *service)
-                await _answered(writer, answer, method, kind, dice, faults)
+                await self._answered(writer, answer, method, kind, dice, faults)
                 if "close" in (answer.header("connection").lower(), request.header("connection").lower()):
                     break
-        except (_Broken, OSError, EOFError, asyncio.LimitOverrunError, ValueError, asyncio.CancelledError):
-            pass  # the connection has ended, was to be ended, or the proxy stops
+        except (_Broken, OSError, EOFError, asyncio.LimitOverrunError, ValueError):
+            pass  # the connection has ended, or was to be ended
         finally:
             for one in (writer, service[1] if service else None):
                 if one is not None:
+                    self.open.discard(one)
                     with suppress(OSError, RuntimeError):
                         one.close()
 
@@ -213,6 +219,58 @@ class _Proxy:
         if answer is None:
             raise _Broken
         return answer
+
+    async def _answered(
+        self,
+        writer: asyncio.StreamWriter,
+        answer: _Message,
+        method: str,
+        kind: str,
+        dice: random.Random,
+        faults: Faults,
+    ) -> None:
+        """Send `answer` to the client, with the fault `kind`. Raises _Broken where the connection ends with it."""
+        body = answer.body
+        if method == "HEAD" or answer.line.split(" ")[1] in ("204", "304"):
+            writer.write(answer.replaced())
+            await writer.drain()
+            return
+        half = dice.randrange(len(body)) if body else 0
+        announced = len(body)
+        if kind == "longer":
+            announced += dice.randrange(1, 5000)
+        elif kind == "shorter":
+            announced = half
+        elif kind == "corrupt" and body:
+            body = damaged(body, dice)
+        writer.write(answer.replaced(content_length=str(announced)))
+        if kind in ("reset", "truncated"):
+            writer.write(body[:half])
+            await writer.drain()
+            await self._wait(0.005)  # the client has the first part when the connection ends
+            if kind == "reset":
+                _reset(writer)
+            raise _Broken
+        if kind == "trickle":
+            pieces = min(20, max(1, len(body)))
+            for number in range(pieces):
+                writer.write(body[len(body) * number // pieces : len(body) * (number + 1) // pieces])
+                await writer.drain()
+                await self._wait(faults.trickle_seconds / pieces)
+        else:
+            writer.write(body)
+        await writer.drain()
+        if kind == "longer":
+            await self._wait(faults.silence)
+            raise _Broken
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, and no longer than the proxy runs."""
+        if seconds <= 0:
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+            raise _Broken
 
 
 async def _message(
@@ -257,45 +315,6 @@ def _refusal(kind: str, dice: random.Random, faults: Faults) -> _Message | None:
         return None
     headers = [("Retry-After", f"{faults.retry_after:g}")] if kind == "wait" else []
     return _Message(f"HTTP/1.1 {lines[kind]}", headers, b"this is chaos\n")
-
-
-async def _answered(
-    writer: asyncio.StreamWriter, answer: _Message, method: str, kind: str, dice: random.Random, faults: Faults
-) -> None:
-    """Send `answer` to the client, with the fault `kind`. Raises _Broken where the connection ends with it."""
-    body = answer.body
-    if method == "HEAD" or answer.line.split(" ")[1] in ("204", "304"):
-        writer.write(answer.replaced())
-        await writer.drain()
-        return
-    half = dice.randrange(len(body)) if body else 0
-    announced = len(body)
-    if kind == "longer":
-        announced += dice.randrange(1, 5000)
-    elif kind == "shorter":
-        announced = half
-    elif kind == "corrupt" and body:
-        body = damaged(body, dice)
-    writer.write(answer.replaced(content_length=str(announced)))
-    if kind in ("reset", "truncated"):
-        writer.write(body[:half])
-        await writer.drain()
-        await asyncio.sleep(0.005)  # the client has the first part when the connection ends
-        if kind == "reset":
-            _reset(writer)
-        raise _Broken
-    if kind == "trickle":
-        pieces = min(20, max(1, len(body)))
-        for number in range(pieces):
-            writer.write(body[len(body) * number // pieces : len(body) * (number + 1) // pieces])
-            await writer.drain()
-            await asyncio.sleep(faults.trickle_seconds / pieces)
-    else:
-        writer.write(body)
-    await writer.drain()
-    if kind == "longer":
-        await asyncio.sleep(faults.silence)
-        raise _Broken
 
 
 def damaged(body: bytes, dice: random.Random) -> bytes:
