@@ -21,6 +21,14 @@ REQUESTS = 32
 """Files and objects read and written at the same time by a process."""
 RETRIES = {"max_retries": 5, "initial_delay": "250ms", "max_delay": "8s"}
 """How a request is repeated that a busy service refused (429 and 5xx); after that the engine decides."""
+AGAIN = 3
+"""Attempts to read a box from a web server whose bytes cannot be decoded: they may have been damaged on the way."""
+PATIENCE = {
+    "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "10",
+    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "30",
+    "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1024",
+}
+"""Without these tensorstore waits for ever for a host that is silent: seconds to connect, and seconds at fewer bytes a second."""
 FAILURES = (ValueError, RuntimeError, OSError, NotImplementedError)
 """What tensorstore raises."""
 
@@ -30,6 +38,8 @@ _started_in: list[int] = []
 @cache
 def context() -> Any:
     """Return the tensorstore.Context that all stores of this process share."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)  # read once, when the first request is made
     import tensorstore
 
     _started_in.append(os.getpid())
@@ -55,8 +65,25 @@ def read(view: Any, order: Literal["C", "F"] = "C") -> Array:
 
     result = np.empty(view.shape, view.dtype.numpy_dtype, order=order)
     moved = view[tensorstore.d[:].translate_to[0]] if view.rank else view
+    for _ in range(AGAIN - 1):
+        try:
+            tensorstore.array(result).write(moved).result()
+            return result
+        except FAILURES as error:
+            if not _damaged_on_the_way(view, str(error)):
+                raise
     tensorstore.array(result).write(moved).result()
     return result
+
+
+def _damaged_on_the_way(view: Any, text: str) -> bool:
+    """Return whether an error may be due to bytes that a network changed, which are right when they are asked for again.
+
+    What tensorstore itself asked for again is not meant, nor what the server says by its status.
+    """
+    if view.kvstore is None or view.kvstore.spec().to_json()["driver"] != "http":
+        return False
+    return "Content or Transfer-Encoding" in text or not (_PASSING.search(text) or _STATED.match(text))
 
 
 def require_no_fork(address: Address) -> None:
@@ -88,7 +115,8 @@ def translated(error: Exception, address: Address, where: str) -> RemoteError:
         return NotFound(f"{url}: {reason} ({where})", url=url)
     if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED") or _PASSING.search(text):
         return Transient(f"{url}: {reason} ({where})", url=url)
-    return Corrupt(f"{url}: {where} cannot be read: {reason}", url=url)
+    web = {"passing": True} if address.place in ("http", "https") else {}  # another attempt may bring other bytes
+    return Corrupt(f"{url}: {where} cannot be read: {reason}", url=url, **web)
 
 
 _REFUSED = re.compile(
@@ -98,6 +126,10 @@ _REFUSED = re.compile(
 )
 _PASSING = re.compile(
     r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|curlCode|CURL error|timed out"
+)
+
+_STATED = re.compile(
+    r"NOT_FOUND|PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|RESOURCE_EXHAUSTED|UNIMPLEMENTED"
 )
 
 
