@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ndbatch.executors.base import Executor, Reply
 from ndbatch.worker.batch import BatchRunner
@@ -70,10 +72,17 @@ class ThreadsExecutor(Executor):
             self._threads.append(thread)
 
     def _serve(self, work: Work, number: int) -> None:
-        runner = BatchRunner(work, number)
+        runner, ahead = BatchRunner(work, number), deque[Batch | None]()
+
+        def following() -> Batch | None:
+            """Take the next batch out of the queue, if there is one."""
+            with suppress(queue.Empty):
+                ahead.append(self._tasks.get_nowait())
+            return ahead[0] if ahead else None
+
         try:
-            while (batch := self._tasks.get()) is not None:
-                self._results.put(runner.run(batch))
+            while (batch := ahead.popleft() if ahead else self._tasks.get()) is not None:
+                self._results.put(runner.run(batch, following))
         except BaseException as error:
             self._results.put(error)
         finally:

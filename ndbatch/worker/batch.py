@@ -1,4 +1,4 @@
-"""A batch of blocks: block N is computed while block N+1 is read and block N-1 is written."""
+"""A batch of blocks: block N is computed while block N+1 is read, be it of the next batch, and block N-1 is written."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class BatchRunner:
         self._notice = notice or (lambda block: None)
         self._reader = ThreadPoolExecutor(1, "ndbatch-read") if work.stage.loads else None
         self._writer = ThreadPoolExecutor(1, "ndbatch-write") if work.stage.stores else None
+        self._ahead: tuple[int, Future[_Timed] | None] = (-1, None)
 
     def close(self) -> None:
         """Let the threads go; what hangs is left behind."""
@@ -76,18 +77,27 @@ class BatchRunner:
             if lane is not None:
                 lane.shutdown(wait=False, cancel_futures=True)
 
-    def run(self, batch: Batch) -> BatchResult:
-        """Do the blocks of `batch` and return what came of each; faults are data, nothing is raised."""
+    def run(self, batch: Batch, following: Callable[[], Batch | None] = lambda: None) -> BatchResult:
+        """Do the blocks of `batch` and return what came of each; faults are data, nothing is raised.
+
+        `following` gives the batch that will be run next, if it is there already; it is asked when the last block's input
+        has come, and the first block of that batch is read from then on.
+        """
         begun = time.perf_counter()
         found = _Collected()
         writing: tuple[Block, Future[_Timed], list[float]] | None = None
         blocks = [self.work.grid[index] for index in batch.blocks]
-        ahead = self._read(blocks[0]) if blocks else None
-        for block, follower in zip(blocks, [*blocks[1:], None], strict=True):
+        place, ahead = self._ahead
+        self._ahead = (-1, None)
+        if blocks and place != blocks[0].index:
+            ahead = self._read(blocks[0])
+        for number, block in enumerate(blocks, 1):
             coming, ahead = ahead, None
+            follower: Block | None = None
             self._notice(block.index)
             try:
                 patches, timing = self._arrived(coming)
+                follower = blocks[number] if number < len(blocks) else self._first(following())
                 ahead = self._read(follower)
                 writing = self._one(block, patches, timing, batch, found, writing)
             except BaseException as error:
@@ -95,13 +105,20 @@ class BatchRunner:
                     raise
                 found.faults.append(fault_of(block.index, error))
                 found.retire |= isinstance(error.__cause__, _Stuck)
-                ahead = ahead or self._read(follower)
+                if ahead is None and number < len(blocks):
+                    ahead = self._read(blocks[number])
             found.touched.add(block.index)
             if found.retire:
                 break
+            if number == len(blocks) and follower is not None:
+                self._ahead = (follower.index, ahead)
         self._settle(writing, found)
         self._notice(-1)
         return self._result(batch, found, time.perf_counter() - begun)
+
+    def _first(self, batch: Batch | None) -> Block | None:
+        """Return the first block of `batch`, if there is one."""
+        return self.work.grid[next(iter(batch.blocks))] if batch is not None and len(batch.blocks) else None
 
     def _one(
         self,

@@ -12,6 +12,9 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from ndbatch.worker.batch import BatchRunner, fault_of
@@ -26,7 +29,7 @@ class Broken:
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
-    def run(self, batch: Batch) -> BatchResult:
+    def run(self, batch: Batch, following: Callable[[], Batch | None]) -> BatchResult:
         """Return the same fault for each block of `batch`."""
         return BatchResult(batch.ticket, faults=tuple(fault_of(block, self._error) for block in batch.blocks))
 
@@ -42,12 +45,20 @@ def main() -> None:
     threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
     watch = Watch(None, lambda used, limit: page.set_verdict("memory"), page.set_memory)
     runner: BatchRunner | Broken | None = None
+    ahead: deque[Work | Batch | Exception] = deque()
+
+    def following() -> Batch | None:
+        """Take the next message out of the inbox, if there is one; return it if it is a batch."""
+        with suppress(queue.Empty):
+            ahead.append(unpickled(inbox.get_nowait()))
+        return ahead[0] if ahead and isinstance(ahead[0], Batch) else None
+
     with watch:
         while True:
-            message = unpickled(inbox.get())
+            message = ahead.popleft() if ahead else unpickled(inbox.get())
             if isinstance(message, Batch):
                 assert runner is not None
-                pipe.send(runner.run(message))
+                pipe.send(runner.run(message, following))
                 continue
             if runner is not None:
                 runner.close()

@@ -75,7 +75,7 @@ def test_too_little_memory_for_one_chunk_is_refused(source: Path) -> None:
 
 
 def test_more_memory_gives_larger_blocks_but_no_more_than_useful(source: Path) -> None:
-    few = plan(source, cluster={"kind": "processes", "workers": 2, "memory": "165 MB"}).grid
+    few = plan(source, cluster={"kind": "processes", "workers": 2, "memory": "158 MB"}).grid
     many = plan(source, cluster={"kind": "processes", "workers": 2, "memory": "9 GB"}).grid
     assert len(few) > len(many) >= 2
 
