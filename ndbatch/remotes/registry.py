@@ -30,6 +30,7 @@ BUILT_IN = {
     "npy": "ndbatch.remotes.files.npy:NpyVolume",
     "npz": "ndbatch.remotes.files.npy:NpzVolume",
     "images": "ndbatch.remotes.files.images:ImagesVolume",
+    "dvid": "ndbatch.remotes.dvid.volume:DvidVolume",
     "memory": "ndbatch.remotes.memory:MemoryVolume",
     "boss": "ndbatch.remotes.boss.volume:BossVolume",
     "bossdb": "ndbatch.remotes.boss.volume:BossDbVolume",

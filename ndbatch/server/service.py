@@ -24,6 +24,7 @@ PROTOCOLS = (
     "ndbatch.server.startpage",
     "ndbatch.server.viewer",
     "ndbatch.server.boss",
+    "ndbatch.server.dvid",
     "ndbatch.server.chunked.precomputed",
     "ndbatch.server.chunked.omezarr",
 )
