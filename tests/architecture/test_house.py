@@ -15,11 +15,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "geometry", "units", "events", "importing", "casting"),
-    ("remotes", "tables", "config", "steps", "ranges"),
+    ("remotes", "tables", "config", "steps", "ranges", "ramon"),
     ("plan", "journal"),
     ("engine", "worker", "executors", "states"),
     ("drive", "prepare", "finish", "runner", "report", "verify", "trial", "mapping", "copying", "downsampling"),
-    ("server", "ramon", "ingest"),
+    ("server", "ingest"),
     ("cli", "testing", "__main__"),
 )
 """Each layer may import from those before it and from itself."""
