@@ -7,7 +7,7 @@ ROUNDS ?= 20
 PEER := .venv-cellfinder
 CELLFINDER := 1.10.1
 
-.PHONY: demo test lint docs accuracy crash-test bench peers speed clean help
+.PHONY: demo test test-cluster lint docs accuracy crash-test bench peers speed clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,6 +32,14 @@ docs: $(STAMP)   ## the guide, into site/; any warning is an error
 
 test: lint docs  ## every test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# Debian's Slurm and iproute2; without root or packages the tests that need them are skipped, with the reason.
+test-cluster: $(STAMP) ## the main job on dask and in a real Slurm, workers killed and links cut
+	@PATH="$$PATH:/usr/sbin" && { command -v slurmctld && command -v munged && command -v ip; } >/dev/null || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing Slurm, munge and iproute2 (once)" && apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 >/dev/null; } \
+	  || echo "Slurm cannot be installed here"
+	NDBATCH_TEST_CLUSTER=yes $(BIN)/python -m pytest -q -rs tests/clusters tests/executors/test_running_scheduler.py
 
 # The peer brings PyTorch, so it has an environment of its own; without it its row is left out, with the reason.
 $(PEER)/.installed: Makefile

@@ -51,11 +51,13 @@ class DaskExecutor(Executor):
         self._asked: dict[str, float] = {}
         self._looked = 0.0
         self._client: Any = None
+        self._watching = False
         try:
             self._client = self._connect()
             self._first_worker()
             require_same_versions(self._client, deployment.title)
             self._client.register_plugin(lookout_plugin(distributed, self._run))
+            self._watching = True
         except BaseException:
             self.close()
             raise
@@ -247,8 +249,9 @@ class DaskExecutor(Executor):
             try:
                 if self._client is not None:
                     self._forget()
-                    self._client.unregister_scheduler_plugin(self._run)
-            except (OSError, TimeoutError, ValueError, self._distributed.CommClosedError):
+                    if self._watching:
+                        self._client.unregister_scheduler_plugin(self._run)
+            except (OSError, TimeoutError):
                 pass  # the scheduler is gone, and its plugins with it
             finally:
                 if self._client is not None:

@@ -59,7 +59,7 @@ class Deployment(ABC):
         """Replace what ended before its time; called every few seconds."""
 
     def refused(self) -> str:
-        """Return what the queue said when it refused workers, or nothing."""
+        """Return why no worker will ever come, as the end of a sentence that begins with the title; or nothing."""
         return ""
 
     def waiting(self) -> str:

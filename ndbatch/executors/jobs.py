@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shlex
 import threading
 import time
@@ -71,7 +70,9 @@ class Jobs(Started):
 
     def _reporting(self, kind: Any) -> Any:
         """Return the job class with an ear for what the queue says when it takes or refuses a job."""
-        refusals, ids = self._refusals, self._ids
+        from distributed.core import Status
+
+        refusals, ids, failed = self._refusals, self._ids, Status.failed
 
         class Reporting(kind):  # type: ignore[misc]
             async def start(self) -> None:
@@ -79,6 +80,7 @@ class Jobs(Started):
                     await super().start()
                 except Exception as error:
                     refusals.append(_refusal(str(error)))
+                    self.status = failed
                     raise
                 refusals.clear()
                 ids[str(self.name)] = str(self.job_id)
@@ -165,20 +167,27 @@ class Jobs(Started):
                 )
 
     def refused(self) -> str:
-        """Return the queue's last refusal, once there were several in a row."""
-        return self._refusals[-1] if self._refusals and (len(self._refusals) >= REFUSALS or not self._ids) else ""
+        """Return what the queue said when it took no job, or why none of several jobs came as far as a worker."""
+        if self._refusals and (len(self._refusals) >= REFUSALS or not self._ids):
+            said = self._refusals[-1]
+            return f"refused the job: {said}; change cluster: queue, memory, cores or walltime"
+        ended = [job for job in self._ids.values() if self._ended(job)]
+        if len(ended) >= REFUSALS:
+            return f"ended {len(ended)} jobs before a worker began: {self.waiting()}; look at {self._logs}"
+        return ""
 
     def waiting(self) -> str:
         """Return where the jobs stand, in the queue's words."""
         self._look()
         told = [f"job {job}: {standing.words}" for job, standing in list(self._standings.items())[:3]]
-        logs = [line for job in self._standings if self._ended(job) for line in self._complaint(job)]
-        return "; ".join([*told, *logs[:1]]) or "the queue says nothing about its jobs"
-
-    def _complaint(self, job: str) -> list[str]:
-        """Return the last line of the job's log that names an error."""
-        lines = [line.strip() for line in last_words(self._logs, job).splitlines() if re.search("rror|not found", line)]
-        return [f"its log ends: {lines[-1]}"] if lines else []
+        logs = [
+            said for job in self._standings if self._ended(job) and (said := last_words(self._logs, job).split("\n"))
+        ]
+        lines = [line.strip() for log in logs for line in log[-3:] if line.strip()]
+        return (
+            "; ".join([*told, *(f"its log ends: {line}" for line in lines[-1:])])
+            or "the queue says nothing about its jobs"
+        )
 
     # -- workers ------------------------------------------------------------------------------------------------------
 

@@ -101,7 +101,13 @@ class OneNodeSlurm:
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
         os.chown(key, user.pw_uid, user.pw_gid)
-        at = {"--socket": "socket", "--key-file": "key", "--pid-file": "pid", "--seed-file": "seed", "--log-file": "log"}
+        at = {
+            "--socket": "socket",
+            "--key-file": "key",
+            "--pid-file": "pid",
+            "--seed-file": "seed",
+            "--log-file": "log",
+        }
         options = [f"{option}={self._socket / name}" for option, name in at.items()]
         self._start(["munged", "--foreground", "--num-threads=2", *options], user=user.pw_uid, group=user.pw_gid)
         self._until(lambda: (self._socket / "socket").exists(), "munged")

@@ -1,0 +1,136 @@
+"""Clusters that are really started: a scheduler and workers by their own command lines, and a Slurm of one node."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import ndbatch as nb
+from ndbatch import events
+from ndbatch.config.load import from_mapping
+from tests.clusters.slurm import OneNodeSlurm, absent
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "configs" / "count-nuclei.yaml"
+QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNodeSlurm]:
+    """A Slurm of one node; sbatch and the others of this process talk to it."""
+    if reason := absent():
+        pytest.skip(reason)
+    with OneNodeSlurm(tmp_path_factory.mktemp("slurm") / "node") as started, pytest.MonkeyPatch.context() as patch:
+        for name, value in started.environment.items():
+            patch.setenv(name, value)
+        yield started
+
+
+def demo(directory: Path, cluster: Mapping[str, Any]) -> Any:
+    """Return the demo's configuration, in 32 blocks, to run in `directory` on `cluster`: nothing else differs."""
+    document = yaml.safe_load(DEMO.read_text())
+    document |= {"directory": str(directory), "cluster": dict(cluster), "blocks": {"z": 30, "y": 64, "x": 64}}
+    return from_mapping(document, DEMO.parent)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return every byte that a run of the demo made, by file, but for who made it, when and on what."""
+    made = [p for p in (directory / "labels.zarr").rglob("*") if p.is_file()] + [directory / "cells.parquet"]
+    found = {str(path.relative_to(directory)): path.read_bytes() for path in made}
+    group = json.loads(found["labels.zarr/zarr.json"])
+    del group["attributes"]["ndbatch"]["provenance"]
+    return found | {"labels.zarr/zarr.json": json.dumps(group).encode()}
+
+
+class Seen(list[events.Event]):
+    """An observer that keeps the events; `then` is called once, after `after` blocks are done."""
+
+    def __init__(self, after: int = 0, then: Callable[[], object] | None = None) -> None:
+        super().__init__()
+        self._after, self._then = after, then
+
+    def __call__(self, event: events.Event) -> None:
+        self.append(event)
+        if isinstance(event, events.StageEnded | events.RunEnded):
+            assert event.counts.balanced, event
+        done = sum(e.blocks for e in self if isinstance(e, events.BlocksDone))
+        if self._then is not None and done >= self._after:
+            then, self._then = self._then, None
+            then()
+
+    def of(self, kind: type[events.Event]) -> list[Any]:
+        return [event for event in self if isinstance(event, kind)]
+
+
+@dataclass
+class Site:
+    """A scheduler and workers, each its own process of its own command line."""
+
+    folder: Path
+    options: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    address: str = ""
+
+    def start(self) -> None:
+        told = self.folder / "scheduler.json"
+        place = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
+        self._run("scheduler", *place, "--scheduler-file", str(told), *self.options)
+        deadline = time.monotonic() + 60
+        while not told.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.address = str(json.loads(told.read_text())["address"])
+
+    def worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
+        own = ["--nthreads", "1", "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
+        place = ["--local-directory", str(self.folder / "scratch")]
+        return self._run("worker", self.address, *own, *place, *self.options, *options, **environment)
+
+    def _run(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+        everything = {**os.environ, **self.environment, **environment}
+        command = [sys.executable, "-m", "dask", *words]
+        self.processes.append(subprocess.Popen(command, cwd=self.folder, env=everything, **QUIET))
+        return self.processes[-1]
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
+        for process in reversed(self.processes):
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Return what starts a scheduler; all that was started is stopped."""
+    with ExitStack() as stack:
+
+        def start(*options: str, **environment: str) -> Site:
+            made = Site(tmp_path, options, environment)
+            stack.callback(made.stop)
+            made.start()
+            return made
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def local_result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the demo makes on processes of this machine."""
+    directory = tmp_path_factory.mktemp("local")
+    assert nb.run(demo(directory, {"kind": "processes", "workers": 2}), report=False).status == "done"
+    return contents(directory)
