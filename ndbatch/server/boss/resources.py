@@ -169,14 +169,18 @@ def _create(service: Service, call: Call, names: Sequence[str]) -> Response:
 
 def _update(service: Service, call: Call, names: Sequence[str]) -> Response:
     tree, facts = Tree(service.catalogue), _changes(call, KINDS[len(names) - 1])
-    name = facts.pop("name", names[-1])
+    name = str(facts.pop("name", names[-1]))
     if name != names[-1]:
-        raise bad(f"{names[-1]} cannot be renamed here: the names of its voxels and its metadata hang on it")
+        _require_free(name, _children(tree, names[:-1]))
     if len(names) == 1:
-        tree.keep_collection(names[0], {**tree.collection(names[0]), **facts})
+        _update_collection(tree, names[0], name, facts)
     elif len(names) == 2:
         project = tree.experiment(*names)
-        tree.catalogue.change_project(project.name, **_experiment_fields(project, facts))
+        fields = _experiment_fields(project, facts)
+        fields["extra"]["boss"]["experiment"] = name
+        tree.catalogue.change_project(project.name, **fields)
+    elif name != names[-1]:
+        raise bad(f"the channel {names[-1]} cannot be renamed here: what other protocols keep of it hangs on its name")
     else:
         project, channel = tree.channel(*names)
         lists = {
@@ -187,7 +191,21 @@ def _update(service: Service, call: Call, names: Sequence[str]) -> Response:
         tree.catalogue.change_channel(
             project.name, channel.name, **described, extra=with_own(channel, **facts, **lists)
         )
-    return as_json(_document(service, names))
+    return as_json(_document(service, (*names[:-1], name)))
+
+
+def _update_collection(tree: Tree, old: str, new: str, facts: Mapping[str, Any]) -> None:
+    """Keep facts of a collection; under another name its experiments and its metadata go with it."""
+    kept = {**tree.collection(old), **facts}
+    if new != old:
+        for project in tree.experiments(old).values():
+            tree.catalogue.change_project(project.name, dataset=new)
+        scopes = [f"boss:meta:collection:{name}" for name in (old, new)]
+        for key in tree.catalogue.keys(scopes[0]):
+            tree.catalogue.keep(scopes[1], key, tree.catalogue.document(scopes[0], key) or b"")
+        tree.catalogue.forget(scopes[0])
+        tree.catalogue.forget(COLLECTIONS, old)
+    tree.keep_collection(new, kept)
 
 
 def _delete(service: Service, call: Call, names: Sequence[str]) -> Response:
