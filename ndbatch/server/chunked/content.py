@@ -22,7 +22,7 @@ def content(call: Call, body: bytes, media_type: str = BYTES) -> Response:
     One range is answered; of several the whole body is, as the standard allows. Clients keep answers and ask each time whether
     they are still right, since voxels change when somebody writes.
     """
-    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'  # processors have it built in: faster than blake2b
     headers = {"ETag": tag, "Cache-Control": "no-cache", "Accept-Ranges": "bytes"}
     known = [one.strip().removeprefix("W/") for one in call.headers.get("if-none-match", "").split(",")]
     if tag in known or known == ["*"]:

@@ -47,9 +47,11 @@ class Pyramid:
     def box(self, level: int, place: Shape) -> Box:
         """Return the box of the chunk at `place` in the grid of a level, not cut at the end of the volume."""
         volume, chunk = self.volumes[level], self.chunks[level]
+        if len(place) != volume.ndim or any(p * c >= n for p, c, n in zip(place, chunk, volume.shape, strict=True)):
+            raise NotFound(
+                f"level {level} has no chunk {'/'.join(map(str, place))}; its chunks are {chunk} of {volume.shape}"
+            )
         start = tuple(o + p * c for o, p, c in zip(volume.offset, place, chunk, strict=True))
-        if len(place) != volume.ndim or Box(start, tuple(s + 1 for s in start)).intersect(volume.domain).empty:
-            raise NotFound(f"level {level} has no chunk {place}")
         return Box(start, tuple(s + c for s, c in zip(start, chunk, strict=True)))
 
 
