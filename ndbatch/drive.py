@@ -106,6 +106,7 @@ class Driver:
             time_limit=self.plan.config.time_limit_seconds,
             memory_limit=self.plan.memory_limit,
             search=str(self.plan.config.base),
+            resources=stage.asks(self.plan.steps),
         )
 
     def _take(self, stage: Stage, state: engine.State, reply: Reply) -> engine.State:

@@ -24,11 +24,11 @@ def make_executor(cluster: Cluster, workers: int, directory: Path, limit: float 
         case "threads":
             from ndbatch.executors.local import ThreadsExecutor
 
-            return ThreadsExecutor(workers)
+            return ThreadsExecutor(workers, cluster.resources)
         case "processes":
             from ndbatch.executors.processes import ProcessesExecutor
 
-            return ProcessesExecutor(workers, directory / "run.log")
+            return ProcessesExecutor(workers, directory / "run.log", cluster.resources)
         case _:
             from ndbatch.executors.dask import DaskExecutor
             from ndbatch.executors.deployments import deploy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -24,6 +24,15 @@ class WorkerDeath:
 
 
 Reply = BatchResult | WorkerDeath
+
+
+def at_once(work: Work, offers: Mapping[str, float], workers: int) -> int:
+    """Return how many of the `workers` of this machine may do blocks of `work` at the same time.
+
+    All of them, where each offers what a step asks for. Where nothing is said there is one GPU or the like at most, and a
+    second process that took its memory would take down both: one.
+    """
+    return workers if all(offers.get(name, 0) >= amount for name, amount in work.resources.items()) else 1
 
 
 class Executor(ABC):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from ndbatch.executors.base import Executor, Reply
+from ndbatch.executors.base import Executor, Reply, at_once
 from ndbatch.worker.batch import BatchRunner
 from ndbatch.worker.work import Batch, BatchResult, Work
 
@@ -56,8 +56,8 @@ class ThreadsExecutor(Executor):
     watched block by block.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    def __init__(self, workers: int, offers: Mapping[str, float] | None = None) -> None:
+        self.workers, self._offers = workers, offers or {}
         self._tasks: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[BatchResult | BaseException] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -66,7 +66,7 @@ class ThreadsExecutor(Executor):
     def begin(self, work: Work) -> None:
         """Start one thread a worker for this stage."""
         self._stop()
-        for number in range(self.workers):
+        for number in range(at_once(work, self._offers, self.workers)):
             thread = threading.Thread(target=self._serve, args=(work, number), daemon=True, name=f"ndbatch-{number}")
             thread.start()
             self._threads.append(thread)
@@ -90,7 +90,7 @@ class ThreadsExecutor(Executor):
 
     def room(self) -> int:
         """Return what is missing to one running and one waiting batch for each thread."""
-        return 2 * self.workers - self._under_way
+        return 2 * len(self._threads) - self._under_way
 
     def submit(self, batch: Batch) -> None:
         """Queue the batch."""

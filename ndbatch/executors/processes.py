@@ -17,14 +17,14 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO
 
 from ndbatch.errors import OutOfMemory, TimeLimit, WorkerKilled
-from ndbatch.executors.base import Executor, Reply, WorkerDeath
+from ndbatch.executors.base import Executor, Reply, WorkerDeath, at_once
 from ndbatch.executors.settings import SINGLE_THREADED
 from ndbatch.worker.page import Page
 from ndbatch.worker.work import Batch, BatchResult, Work
@@ -46,8 +46,8 @@ class _Worker:
 class ProcessesExecutor(Executor):
     """Runs batches in `workers` processes. What users' functions print goes to `log`."""
 
-    def __init__(self, workers: int, log: Path | None = None) -> None:
-        self.workers = workers
+    def __init__(self, workers: int, log: Path | None = None, offers: Mapping[str, float] | None = None) -> None:
+        self.workers, self._offers, self._at_once = workers, offers or {}, workers
         self._log: IO[bytes] | None = log.open("ab") if log else None
         self._numbers = itertools.count()
         self._pool: list[_Worker] = []
@@ -58,6 +58,7 @@ class ProcessesExecutor(Executor):
     def begin(self, work: Work) -> None:
         """Send the stage's work to every worker; start those that are missing."""
         self._work = work
+        self._at_once = at_once(work, self._offers, self.workers)
         for worker in list(self._pool):
             self._send(worker, work)
         while len(self._pool) < self.workers:
@@ -65,11 +66,11 @@ class ProcessesExecutor(Executor):
 
     def room(self) -> int:
         """Return what is missing to one running and one waiting batch for each worker."""
-        return 2 * len(self._pool) - sum(len(w.held) for w in self._pool)
+        return 2 * self._at_once - sum(len(w.held) for w in self._pool)
 
     def submit(self, batch: Batch) -> None:
         """Give the batch to the worker that holds the fewest."""
-        worker = min((w for w in self._pool if not w.retiring), key=lambda w: len(w.held))
+        worker = min(self._pool[: self._at_once], key=lambda w: len(w.held))
         if not worker.held:
             worker.since = time.monotonic()
         worker.held.append(batch)

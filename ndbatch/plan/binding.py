@@ -34,7 +34,7 @@ def bind(config: Config, infos: dict[str, ArrayInfo], region: Box) -> tuple[Boun
         except NdbatchError as error:
             error.message = f"{where}: {error.message.removeprefix(f'{step.kind}: ')}"
             raise
-        bound = Bound(step.kind, operation, step.sources, step.products, frame)
+        bound = Bound(step.kind, operation, step.sources, step.products, frame, step.asks)
         infos.update(_made(bound, region))
         steps.append(bound)
     _require_used(config, steps)

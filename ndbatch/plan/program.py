@@ -30,6 +30,8 @@ class Bound:
     products: Mapping[str, str]
     frame: Shape
     """Voxels of the run's inputs to one of the arrays that it reads, along each axis."""
+    asks: Mapping[str, float] = field(default_factory=dict)
+    """What a worker must offer beside its core."""
 
     @property
     def scale(self) -> Shape:
@@ -97,6 +99,14 @@ class Stage:
         maps = [f"{steps[c.step].kind}: {_pass_name(steps, c)}" for c in self.calls if isinstance(c, Map)]
         kept = [steps[c.step].kind for c in self.calls if isinstance(c, Apply) and self._emits(steps, c)]
         return " + ".join([*maps, *kept]) or "nothing"
+
+    def asks(self, steps: Sequence[Bound]) -> dict[str, float]:
+        """Return what a worker must offer beside its core: of everything the most that a step asks for."""
+        most: dict[str, float] = {}
+        for call in self.calls:
+            for name, amount in steps[call.step].asks.items():
+                most[name] = max(amount, most.get(name, 0.0))
+        return most
 
     def _emits(self, steps: Sequence[Bound], call: Apply) -> bool:
         return call.rows or any(name in self.stores for name in steps[call.step].array_names().values())

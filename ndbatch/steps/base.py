@@ -182,6 +182,11 @@ class Step(BaseModel, ABC):
         """Return the operation for `inputs` (by role). `dtypes` holds, by role, the dtype the user asked an output to
         have; absent roles take the step's own. Raises PlanError where the inputs or parameters do not fit."""
 
+    @property
+    def asks(self) -> Mapping[str, float]:
+        """What a worker must offer beside its core, such as {"gpu": 1}. Steps that can use such have a key `resources`."""
+        return {}
+
     def identity(self) -> dict[str, Any]:
         """Return what the fingerprint keeps of this step: kind, version, parameters."""
         return {"kind": self.kind, "version": self.version, **self.model_dump(mode="json")}

@@ -35,6 +35,11 @@ def counted(image, block, folder):
     return image + 1
 
 
+def counted_slowly(image, block, folder, seconds):
+    time.sleep(seconds)
+    return counted(image, block, folder)
+
+
 def rows(image, block):
     return {"block": [block.index], "sum": [int(image.sum())]}
 

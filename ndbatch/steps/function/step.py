@@ -20,7 +20,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -83,6 +83,8 @@ class Function(Step):
     """Patches in one call, along a first axis; without it patches come one by one, without that axis."""
     memory: float = Field(3.0, ge=0)
     """Its own peak memory, as a multiple of its inputs: of a block, or of a batch of patches."""
+    resources: dict[str, Annotated[float, Field(gt=0, strict=False)]] = {}  # noqa: RUF012 - pydantic copies it
+    """What a worker must offer beside its core, such as {gpu: 1}; nothing but where it runs depends on it."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -146,12 +148,18 @@ class Function(Step):
             return {f"output {place}": name for place, name in enumerate(self.outputs)}
         return {role: name for role, name in (("output", self.output), ("table", self.table)) if name is not None}
 
+    @property
+    def asks(self) -> Mapping[str, float]:
+        """What its workers must offer."""
+        return self.resources
+
     def identity(self) -> dict[str, Any]:
         """Return the parameters, and hashes of the source file that the function is in and of the files of its model.
 
         What a step without patches or a model never had is left out, so that its runs go on after an update.
         """
         own = {**super().identity(), "source": source_hash(self.function)}
+        own.pop("resources")
         if self.setup is not None:
             own["files"] = files_of(self.setup)
         return {name: value for name, value in own.items() if name not in _LATER or value is not None}

@@ -68,6 +68,8 @@ class Nuclei(Step):
     """The name of the labels."""
     points: str | None = None
     """The name of the table of nuclei: id, z, y, x (voxels of the seed), score, intensity, background, snr, diameter."""
+    resources: dict[str, Annotated[float, Field(gt=0, strict=False)]] = {}  # noqa: RUF012 - pydantic copies it
+    """What a worker must offer beside its core, such as {gpu: 1}; nothing but where it runs depends on it."""
 
     @model_validator(mode="after")
     def _method_fits(self) -> Nuclei:
@@ -79,10 +81,16 @@ class Nuclei(Step):
             raise ValueError(f"threshold and preset go with method: blobs; {self.method} decides by itself")
         return self
 
+    @property
+    def asks(self) -> Mapping[str, float]:
+        """What its workers must offer."""
+        return self.resources
+
     def identity(self) -> dict[str, Any]:
         """Return the parameters, and for a network what its weights and source hold; where it runs is left out."""
         own = super().identity()
         own.pop("device")
+        own.pop("resources")
         return own if self.method == "blobs" else {**own, **self._network().identity()}
 
     def _network(self) -> Network:
