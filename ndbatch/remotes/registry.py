@@ -38,6 +38,7 @@ BUILT_IN = {
 
 
 SERVICES: dict[str, str] = {
+    "dvid": "ndbatch.remotes.dvid.remote:DvidRemote",
     "boss": "ndbatch.remotes.boss.remote:BossRemote",
     "bossdb": "ndbatch.remotes.boss.remote:BossRemote",
 }

@@ -49,7 +49,7 @@ class DvidVolume(Volume):
 
     def __init__(self, address: Address, spec: ArraySpec, place: Place, info: Info) -> None:
         super().__init__(address, spec)
-        self._place, self._info = place, info
+        self._place, self._info, self._stored = place, info, spec
         self._open = False
 
     # -- opening and making --------------------------------------------------------------------------------------------
@@ -167,7 +167,14 @@ class DvidVolume(Volume):
         """How the server keeps blocks."""
         return str(self._info.body["Base"].get("Compression") or "").split(",")[0].removeprefix("Compression: ")
 
+    def _kept(self, box: Box) -> Box:
+        """Return a box where the server has it, for who opened the volume may have told another offset."""
+        return box.shift([a - b for a, b in zip(self._stored.offset, self.offset, strict=True)])
+
     def _read(self, box: Box) -> Array:
+        return self._fetch(self._kept(box))
+
+    def _fetch(self, box: Box) -> Array:
         result = np.empty(box.shape, self.dtype)
         calls = [partial(self._read_into, result, box, part) for part in self._requests(box, aligned=False)]
         for _ in in_flight(calls):
@@ -193,6 +200,7 @@ class DvidVolume(Volume):
 
     def _write(self, box: Box, data: Array) -> None:
         self._require_writable()
+        box = self._kept(box)
         grown = box.aligned_to(self.chunks, (0, 0, 0))
         if grown != box:
             data, box = self._completed(box, data, grown), grown
@@ -206,10 +214,10 @@ class DvidVolume(Volume):
 
     def _completed(self, box: Box, data: Array, grown: Box) -> Array:
         """Return voxels of whole blocks: `data`, and around it what is there; zeros beyond the volume."""
-        inside = grown.intersect(self.domain)
+        inside = grown.intersect(self._stored.domain)
         result = np.zeros(grown.shape, self.dtype)
         if inside != box:
-            result[inside.slices(grown.start)] = self._read(inside)
+            result[inside.slices(grown.start)] = self._fetch(inside)
         result[box.slices(grown.start)] = data
         return result
 
