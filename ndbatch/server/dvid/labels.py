@@ -6,11 +6,12 @@ import gzip
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
 
 import numpy as np
 from starlette.responses import Response
 
-from ndbatch.errors import Corrupt, MissingExtra, PlanError
+from ndbatch.errors import Corrupt, PlanError, missing_extra
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.dvid.label_blocks import compress, decompress
@@ -89,7 +90,7 @@ def _lz4(data: bytes) -> bytes:
     try:
         from numcodecs.lz4 import compress as lz4
     except ImportError:
-        raise MissingExtra("compression=lz4 needs the package numcodecs") from None
+        raise missing_extra("numcodecs", "serve", "compression=lz4") from None
     return bytes(lz4(data))[4:]
 
 
@@ -97,7 +98,7 @@ def _unlz4(data: bytes, size: int) -> bytes:
     try:
         from numcodecs.lz4 import decompress as unlz4
     except ImportError:
-        raise MissingExtra("compression=lz4 needs the package numcodecs") from None
+        raise missing_extra("numcodecs", "serve", "compression=lz4") from None
     try:
         return bytes(unlz4(struct.pack("<i", size) + data))
     except (RuntimeError, ValueError):
@@ -107,10 +108,10 @@ def _unlz4(data: bytes, size: int) -> bytes:
 def _google(data: Array) -> bytes:
     """Return labels as Neuroglancer's compressed segmentation, in blocks of 8 voxels, after the one word of its channel."""
     try:
-        import compressed_segmentation
+        packer = import_module("compressed_segmentation")
     except ImportError:
-        raise MissingExtra("compression=google needs the package compressed-segmentation") from None
-    packed: bytes = compressed_segmentation.compress(np.ascontiguousarray(data).T, block_size=(8, 8, 8), order="F")
+        raise missing_extra("compressed-segmentation", "serve", "compression=google") from None
+    packed: bytes = packer.compress(np.ascontiguousarray(data).T, block_size=(8, 8, 8), order="F")
     return packed
 
 
