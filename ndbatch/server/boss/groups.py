@@ -48,7 +48,9 @@ def permissions(service: Service, call: Call, parts: Sequence[str]) -> Response:
         sets = [_set(catalogue, key) for key in catalogue.keys(PERMISSIONS)]
         return as_json({"permission-sets": [one for one in sets if wanted.items() <= one.items()]})
     service.access.require_write(call)
-    facts: Mapping[str, Any] = call.query if call.method == "DELETE" else call.json()
+    facts: Any = call.query if call.method == "DELETE" else call.json()
+    if not isinstance(facts, Mapping):
+        raise bad("the body is JSON, and no object")
     group, names = facts.get("group"), [facts[level] for level in LEVELS if facts.get(level)]
     if not isinstance(group, str) or not names or not all(isinstance(name, str) for name in names):
         raise bad("a permission names a group, and a collection, an experiment of it or a channel of that")

@@ -63,8 +63,11 @@ def respond(service: Service, call: Call, parts: Sequence[str]) -> Response:
     if call.method == "GET":
         return _shown(service, call, names)
     service.access.require_write(call)
+    change = {"POST": _create, "PUT": _update, "DELETE": _delete}.get(call.method)
+    if change is None:
+        raise BossError(f"{call.method} is not allowed on a resource", status=405)
     with service.catalogue.transaction():
-        return {"POST": _create, "PUT": _update, "DELETE": _delete}[call.method](service, call, names)
+        return change(service, call, names)
 
 
 def frames(service: Service, call: Call, parts: Sequence[str]) -> Response:
