@@ -20,6 +20,14 @@ from ndbatch.worker.work import Batch, BatchResult, Work
 
 PAUSE = 0.5
 """Seconds the driver waits for news before it looks again for repeats that are due."""
+REFUSALS = 16
+"""Blocks refused in a row, with none done meanwhile, after which the rest is not tried: all would be refused alike."""
+REFUSED = frozenset({"Denied", "NotFound", "RemoteError"})
+"""Kinds of faults that a volume or its service will repeat for every block: credentials, a missing volume, a full disk."""
+
+
+class Stopped(Exception):
+    """The rest of a run is not tried; what was done is kept, and the same command goes on with it."""
 
 
 class Driver:
@@ -37,9 +45,10 @@ class Driver:
         self.plan, self.journal, self._start = plan, journal, start
         self.volumes, self.states, self.publish = volumes, states, publish
         self.counts: dict[int, events.Counts] = {}
+        self._refusals = 0
 
     def run_stage(self, stage: Stage) -> events.Counts:
-        """Do what is left of `stage`; return its blocks by outcome. Raises what a pass' reduction raises."""
+        """Do what is left of `stage`; return its blocks by outcome. Raises what a pass' reduction raises, and Stopped."""
         begun = time.monotonic()
         done = self.journal.done(stage.index)
         orphans = self._orphans(stage)
@@ -47,7 +56,7 @@ class Driver:
         planned = len(grid)
         idle = not len(Ranges.upto(planned).minus(done).minus(orphans))
         # Workers are started for the first block, so that a run with nothing left to do starts none.
-        policy = self._policy(planned, self.plan.workers if idle else self._start().workers)
+        policy = self._policy(planned, None if idle else self._start())
         state = engine.begin(planned, done, orphans, policy)
         title = stage.title(self.plan.steps)
         self.publish(events.StageStarted(stage.index, title, state.planned, state.skipped, grid.bounds.size))
@@ -70,10 +79,11 @@ class Driver:
         self.journal.set_facts(stage.index, facts)
         return facts
 
-    def _policy(self, blocks: int, workers: int) -> engine.Policy:
+    def _policy(self, blocks: int, executor: Executor | None) -> engine.Policy:
         retry = self.plan.config.retry
         return engine.Policy(
-            workers=workers,
+            workers=executor.workers if executor else self.plan.workers,
+            batch_seconds=executor.batch_seconds if executor else Executor.batch_seconds,
             attempts=retry.attempts,
             kills=retry.kills,
             budget=20 + int(retry.budget * blocks),
@@ -137,7 +147,15 @@ class Driver:
             self._log(failure)
             told = (failure.box, failure.attempts, failure.kind, failure.error)
             self.publish(events.BlockFailed(stage.index, failure.block, *told))
+        self.counts[stage.index] = state.counts
+        self._require_some_done(len(receipts), failures, state)
         return state
+
+    def _require_some_done(self, done: int, failures: list[Failure], state: engine.State) -> None:
+        """Raise Stopped where `REFUSALS` blocks were refused and none was done meanwhile."""
+        self._refusals = 0 if done else self._refusals + sum(failure.kind in REFUSED for failure in failures)
+        if self._refusals >= REFUSALS and not state.finished:
+            raise Stopped
 
     def _returned(self, state: engine.State, result: BatchResult, now: float) -> engine.Returned:
         whole = state.flight[result.ticket]

@@ -18,7 +18,7 @@ from typing import Any
 from ndbatch import events
 from ndbatch.config.load import from_mapping, load
 from ndbatch.config.model import Config
-from ndbatch.drive import Driver, total
+from ndbatch.drive import Driver, Stopped, total
 from ndbatch.errors import Denied, JournalError, NdbatchError, RemoteError
 from ndbatch.executors import make_executor
 from ndbatch.executors.base import Executor
@@ -161,6 +161,8 @@ def _work(plan: Plan, journal: Journal, records: Records) -> tuple[str, events.C
         return "done", total(counts, plan), rows
     except KeyboardInterrupt:
         return "interrupted", total(counts, plan), {}
+    except Stopped:
+        return "failed", total(counts, plan), {}
     except (NdbatchError, OSError):
         journal.end("failed")
         raise

@@ -101,6 +101,16 @@ class Chaos:
     met: list[tuple[str, str]] = field(default_factory=list)
     """Faults in order: kind, and `METHOD /path`."""
     _seen: Counter[str] = field(default_factory=Counter)
+    _refused: tuple[int, str] = (0, "")
+
+    def refuse(self, status: int, where: str = "") -> None:
+        """Answer every request whose `METHOD /path` the pattern finds with `status`, until this is called with 0."""
+        self._refused = status, where
+
+    def refused(self, request: str) -> int:
+        """Return the status that a request is refused with, 0 for none."""
+        status, where = self._refused
+        return status if status and re.search(where, request) else 0
 
     def next(self, request: str) -> tuple[str, random.Random]:
         """Count a request and return its fault."""
@@ -184,10 +194,13 @@ class _Proxy:
         try:
             while (request := await _message(reader, writer)) is not None:
                 method, path, _ = request.line.split(" ", 2)
-                kind, dice = self._chaos.next(" ".join((method, path, request.header("range"))).rstrip())
+                asked = " ".join((method, path, request.header("range"))).rstrip()
+                kind, dice = self._chaos.next(asked)
                 faults = self._chaos.faults
                 await self._wait(faults.latency + dice.random() * faults.jitter)
-                answer = _refusal(kind, dice, faults)
+                status = self._chaos.refused(asked)
+                refusal = _Message(f"HTTP/1.1 {status} Refused", [], b"this is chaos\n") if status else None
+                answer = refusal or _refusal(kind, dice, faults)
                 if kind == "dead":
                     await self._wait(faults.silence)
                     raise _Broken

@@ -18,7 +18,7 @@ from ndbatch.errors import Denied, NotFound, PlanError, RemoteError, Transient
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.places.keyvalue import FILES, ZIPPED, KeyValue
 from ndbatch.remotes.places.listing import Entry, entries
-from ndbatch.remotes.places.tensor import FAILURES, context, require_no_fork, translated
+from ndbatch.remotes.places.tensor import FAILURES, attempted, context, require_no_fork, translated
 
 LISTINGS = 2000
 """Folders of a bucket that `digest` asks for at most: one request each."""
@@ -71,7 +71,7 @@ class Objects(KeyValue):
     def _fetch(self, key: str, **options: Any) -> Any:
         """Return what tensorstore reads of an object, None where there is none: some servers send on from a folder's name."""
         try:
-            found = self._store.read(key, **options).result()
+            found = attempted(lambda: self._store.read(key, **options).result(), self.base["driver"] == "http")
         except FAILURES as error:
             if self.base["driver"] == "http" and "HTTP code 30" in str(error):
                 return None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any, Literal, TypeVar
 
 from ndbatch.errors import Corrupt, Denied, NotFound, RemoteError, Transient
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Array
 
+T = TypeVar("T")
 CACHE_BYTES = 32 * 2**20
 """Decoded chunks and shard indices kept by a process; part of what a worker uses at rest."""
 DECODERS = 4
@@ -21,7 +21,7 @@ REQUESTS = 32
 """Files and objects read and written at the same time by a process."""
 RETRIES = {"max_retries": 5, "initial_delay": "250ms", "max_delay": "8s"}
 """How a request is repeated that a busy service refused (429 and 5xx); after that the engine decides."""
-AGAIN = 3
+AGAIN = 4
 """Attempts to read a box from a web server whose bytes cannot be decoded: they may have been damaged on the way."""
 PATIENCE = {
     "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "10",
@@ -65,25 +65,25 @@ def read(view: Any, order: Literal["C", "F"] = "C") -> Array:
 
     result = np.empty(view.shape, view.dtype.numpy_dtype, order=order)
     moved = view[tensorstore.d[:].translate_to[0]] if view.rank else view
-    for _ in range(AGAIN - 1):
-        try:
-            tensorstore.array(result).write(moved).result()
-            return result
-        except FAILURES as error:
-            if not _damaged_on_the_way(view, str(error)):
-                raise
-    tensorstore.array(result).write(moved).result()
+    web = view.kvstore is not None and view.kvstore.spec().to_json()["driver"] == "http"
+    attempted(lambda: tensorstore.array(result).write(moved).result(), web)
     return result
 
 
-def _damaged_on_the_way(view: Any, text: str) -> bool:
-    """Return whether an error may be due to bytes that a network changed, which are right when they are asked for again.
+def attempted(call: Callable[[], T], web: bool) -> T:
+    """Return what `call` returns, which reads from a web server where `web` is True, called again where its bytes were damaged.
 
-    What tensorstore itself asked for again is not meant, nor what the server says by its status.
+    What tensorstore itself asked for again (statuses, broken connections) is not, nor what the server says by its status.
     """
-    if view.kvstore is None or view.kvstore.spec().to_json()["driver"] != "http":
-        return False
-    return "Content or Transfer-Encoding" in text or not (_PASSING.search(text) or _STATED.match(text))
+    for _ in range(AGAIN - 1 if web else 0):
+        try:
+            return call()
+        except FAILURES as error:
+            text = str(error)
+            stated = _PASSING.search(text) or _REJECTED.search(text) or _STATED.match(text)
+            if stated and "Content or Transfer-Encoding" not in text:
+                raise
+    return call()
 
 
 def require_no_fork(address: Address) -> None:
@@ -115,15 +115,20 @@ def translated(error: Exception, address: Address, where: str) -> RemoteError:
         return NotFound(f"{url}: {reason} ({where})", url=url)
     if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED") or _PASSING.search(text):
         return Transient(f"{url}: {reason} ({where})", url=url)
+    if _REJECTED.search(text):
+        return RemoteError(
+            f"{url}: {reason} ({where}); the server will not answer this request, look at the address", url=url
+        )
     web = {"passing": True} if address.place in ("http", "https") else {}  # another attempt may bring other bytes
     return Corrupt(f"{url}: {where} cannot be read: {reason}", url=url, **web)
 
 
 _REFUSED = re.compile(
     r"Permission denied|Read-only file system|AccessDenied|ACCESS_DENIED|InvalidAccessKeyId|INVALID_ACCESS_KEY_ID"
-    r"|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|ExpiredToken|InvalidToken|HTTP status 40[13]|credentials",
+    r"|SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|ExpiredToken|InvalidToken|HTTP (?:status|code) 40[13]|credentials",
     re.IGNORECASE,
 )
+_REJECTED = re.compile(r"HTTP code 4(?!08|25|29)\d\d")
 _PASSING = re.compile(
     r"NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|curlCode|CURL error|timed out"
 )
