@@ -20,6 +20,8 @@ from ndbatch.ramon.model import (
     Synapse,
     class_of,
 )
+from ndbatch.ramon.opening import open
+from ndbatch.ramon.store import Objects
 
 __all__ = [
     "CLASSES",
@@ -30,10 +32,12 @@ __all__ = [
     "Annotation",
     "Neuron",
     "Node",
+    "Objects",
     "Organelle",
     "Seed",
     "Segment",
     "Skeleton",
     "Synapse",
     "class_of",
+    "open",
 ]

@@ -131,22 +131,34 @@ def read_numbers(body: bytes, *names: str) -> dict[str, Array]:
         raise Corrupt(f"this is no HDF5 file with {', '.join(names)}: {error}") from None
 
 
-def held(group: Any, name: str) -> Any:
+def query_box(box: Box, level: int) -> bytes:
+    """Return the body of a query that asks for the objects in a box, z, y, x."""
+    with io.BytesIO() as target:
+        with h5().File(target, "w") as file:
+            file["RESOLUTION"] = np.array([level], np.uint32)
+            file["XYZOFFSET"] = _unsigned(box.start[::-1])
+            file["CUTOUTSIZE"] = _unsigned(box.shape[::-1])
+        return target.getvalue()
+
+
+def held(group: Any, path: str) -> Any:
     """Return a dataset or a group that lies in this very file, None where there is none.
 
     What leads elsewhere is Corrupt, since a file that was sent could ask for any file of this machine; so is what is too large.
     """
-    link = group.get(name, getlink=True) if name in group else None
-    if link is None:
-        return None
-    if not isinstance(link, h5().HardLink):
-        raise Corrupt(f"/{name} is a link, which is not followed")
-    found = group[name]
+    found = group
+    for name in path.split("/"):
+        link = found.get(name, getlink=True) if name in found else None
+        if link is None:
+            return None
+        if not isinstance(link, h5().HardLink):
+            raise Corrupt(f"/{path} is a link, which is not followed")
+        found = found[name]
     if isinstance(found, h5().Dataset):
         if found.external or found.is_virtual:
-            raise Corrupt(f"/{name} lies in another file, which is not read")
+            raise Corrupt(f"/{path} lies in another file, which is not read")
         if found.size is None or found.size > LARGEST:
-            raise Corrupt(f"/{name} has {found.size} numbers, and at most {LARGEST} are read")
+            raise Corrupt(f"/{path} has {found.size} numbers, and at most {LARGEST} are read")
     return found
 
 

@@ -49,7 +49,7 @@ MANY = st.lists(ANY, max_size=5, unique_by=lambda thing: thing.id)
 
 
 @given(ANY)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_json_gives_back_what_it_was_given(thing: Annotation) -> None:
     for form in (to_flat, to_nested, to_both):
         again = from_json(json.loads(json.dumps(form(thing))), thing.id)
@@ -58,7 +58,7 @@ def test_json_gives_back_what_it_was_given(thing: Annotation) -> None:
 
 
 @given(MANY)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_documents_files_and_tables_give_back_what_they_were_given(given_: list[Annotation]) -> None:
     assert all(loads(dumps(given_, dialect)) == given_ for dialect in ("flat", "nested", "both"))
     assert list(from_rows(to_table(given_))) == given_
@@ -232,7 +232,7 @@ JSONS = st.recursive(
     st.dictionaries(st.sampled_from([*sorted(FLAT_KEYS), "type", "metadata", "id"]), JSONS, max_size=4),
     st.integers(1, 9),
 )
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_json_of_any_shape_is_an_object_or_corrupt(found: dict[str, Any], number: int) -> None:
     with contextlib.suppress(Corrupt):
         assert from_json({"ann_type": number, **found}).number in range(1, 10)
