@@ -21,11 +21,12 @@ import ndbatch
 from ndbatch.errors import Conflict, Denied, NotFound, RemoteError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
-from ndbatch.remotes.dvid import annotation, bodies, roi
-from ndbatch.remotes.dvid.keyvalue import KeyValues
+from ndbatch.remotes.dvid import annotation, bodies, indices, roi, tarsupervoxels
+from ndbatch.remotes.dvid.keyvalue import KeyValues, NeuronRecords
 from ndbatch.remotes.dvid.label_blocks import compress, decompress
 from ndbatch.remotes.dvid.remote import DvidRemote
 from ndbatch.remotes.dvid.streams import pack, unpack
+from ndbatch.remotes.dvid.voxels import ingest_supervoxels
 from ndbatch.server.service import Access
 from ndbatch.testing.serving import serving
 
@@ -492,6 +493,71 @@ def test_a_region_is_a_mask(server: Server) -> None:
     assert server.json("POST", f"/node/{root}/brain/ptquery", points) == [True, False, True, False]
     with pytest.raises(Denied, match="only read"):
         volume.write(volume.domain, wanted)
+
+
+def test_indices_after_bulk_ingestion(server: Server) -> None:
+    """Voxels are ingested, and their index and mapping posted afterwards; other programs' bytes are read too."""
+    root = server.repo()
+    server.add(root, "seg", "labelmap", BlockSize="32,32,32")
+    place = server.remote(root).data("seg")
+    data, big = labelled(2), 2**63 + 9
+    data[data == 4] = big
+    ingest_supervoxels(place, Box.of_shape(data.shape), data, (B, B, B))
+    wanted = counts(data)
+    by_label: dict[int, dict[tuple[int, ...], dict[int, int]]] = {}
+    for at in np.ndindex(2, 2, 2):
+        z, y, x = (n * B for n in at)
+        for label, n in counts(data[z : z + B, y : y + B, x : x + B]).items():
+            by_label.setdefault(label, {})[at] = {label: n}
+    indices.set_indices(place, by_label)
+    assert bodies.sizes(place, wanted).tolist() == list(wanted.values())
+    assert indices.index_of(place, big) == by_label[big]
+    assert bodies.largest(place) == big
+    indices.set_mappings(place, {1: [2, 3]})
+    assert bodies.sizes(place, [1]).tolist() == [wanted[1] + wanted[2] + wanted[3]]
+    server.call("POST", f"/node/{root}/seg/indices", b"\x0a\xff", status=400)
+    assert indices.block_key((-1, 2, 3)) == (1 | 1 << 20) << 42 | 2 << 21 | 3
+    assert indices.block_place(indices.block_key((-5, 0, -7))) == (-5, 0, -7)
+    # label 150 (two bytes), block 1: supervoxel 7, 300 voxels; written out by hand from the schema
+    by_hand = bytes.fromhex("0a0b080112070a05080710ac02109601")
+    assert indices.encode_index(150, {(0, 0, 1): {7: 300}}) == by_hand
+    assert indices.decode_index(by_hand) == (150, {(0, 0, 1): {7: 300}})
+
+
+def test_records_of_neurons(server: Server) -> None:
+    root = server.repo()
+    remote = server.remote(root)
+    remote.new_instance("neurons", "neuronjson")
+    records = NeuronRecords(remote.data("neurons"))
+    records.set(12, {"type": "KC", "status": "traced"})
+    records.set(12, {"status": None, "side": "L"})
+    records.set(5, {"type": "MBON01"})
+    assert records.get(12) == {"bodyid": 12, "type": "KC", "side": "L"}
+    assert [one["bodyid"] for one in records.all()] == [5, 12]
+    assert [one["bodyid"] for one in records.query({"type": "re/MB.*"})] == [5]
+    assert [one["bodyid"] for one in records.query([{"side": "exists/1"}, {"type": "MBON01"}])] == [5, 12]
+    server.call("POST", f"/node/{root}/neurons/key/5", {"type": "x"}, status=400)  # who is it?
+    server.call("GET", f"/node/{root}/neurons/key/99", status=404)
+
+
+def test_meshes_of_supervoxels(server: Server) -> None:
+    root = server.repo()
+    remote = server.remote(root)
+    remote.new_instance("seg", "labelmap", BlockSize="32,32,32")
+    remote.new_instance("meshes", "tarsupervoxels", Extension="drc")
+    data = np.zeros((B, B, B), np.uint64)
+    data[0, 0, :3] = (7, 8, 9)
+    server.call("POST", f"{raw(root, size=B)}?mutate=true", data.tobytes())
+    bodies.merge(remote.data("seg"), 7, [8])
+    server.call("POST", f"/node/{root}/meshes/sync", {"sync": "seg"})
+    server.call("POST", f"/node/{root}/meshes/supervoxel/7", b"mesh of 7")
+    place = remote.data("meshes")
+    assert tarsupervoxels.of_body(place, 7) == {7: b"mesh of 7", 8: None}
+    assert tarsupervoxels.missing(place, 7) == [8]
+    assert tarsupervoxels.supervoxel(place, 7) == b"mesh of 7"
+    with pytest.raises(NotFound):
+        tarsupervoxels.supervoxel(place, 9)
+    assert server.json("GET", f"/node/{root}/meshes/exists", [7, 9]) == [True, False]
 
 
 # -- who may write --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import numpy as np
 
 from ndbatch.geometry import Grid, Shape
 from ndbatch.remotes.base import Array
+from ndbatch.remotes.dvid.indices import block_key, block_place
 from ndbatch.server.dvid.storage import Storage
 
 if TYPE_CHECKING:
@@ -39,18 +40,6 @@ def signed(number: int) -> int:
 def unsigned(number: int) -> int:
     """Return the number from 0 up of the same 64 bits."""
     return number + 2**64 if number < 0 else number
-
-
-def block_key(place: Shape) -> int:
-    """Return the number of a block (z, y, x)."""
-    z, y, x = (abs(n) | (1 << 20 if n < 0 else 0) for n in place)
-    return z << 42 | y << 21 | x
-
-
-def block_place(key: int) -> Shape:
-    """Return the block (z, y, x) of a number."""
-    fields = (key >> 42 & 0x1FFFFF, key >> 21 & 0x1FFFFF, key & 0x1FFFFF)
-    return tuple(-(n & 0xFFFFF) if n >> 20 else n for n in fields)
 
 
 def counts_of(data: Array) -> dict[int, int]:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ndbatch import __version__
 from ndbatch.errors import NotFound, PlanError
 from ndbatch.server.calls import Call, as_json, plain
-from ndbatch.server.dvid import bodies, documents, images, labels
+from ndbatch.server.dvid import bodies, documents, images, labels, posted_indices, records
 from ndbatch.server.dvid.asking import Ask, Busy, Refused, Table
 from ndbatch.server.dvid.instance import DOCUMENTS, VOXELS, change, instance, instances, new_instance
 from ndbatch.server.dvid.repository import MASTER, Repository, new_repository, repositories, resolve
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 TABLES: dict[str, Table] = {
     **dict.fromkeys(VOXELS, images.TABLE),
-    "labelmap": {**labels.TABLE, **bodies.TABLE},
+    "labelmap": {**labels.TABLE, **bodies.TABLE, **posted_indices.TABLE},
     "keyvalue": documents.KEYVALUE,
     "annotation": documents.ANNOTATION,
     "roi": documents.ROI,
+    "neuronjson": records.NEURONJSON,
+    "tarsupervoxels": records.TARSUPERVOXELS,
 }
-READING = frozenset({("roi", "ptquery")})
+READING = frozenset({("roi", "ptquery"), ("neuronjson", "query")})
 """POSTs that change nothing."""
 
 
