@@ -32,6 +32,7 @@ BUILT_IN = {
     "images": "ndbatch.remotes.files.images:ImagesVolume",
     "dvid": "ndbatch.remotes.dvid.volume:DvidVolume",
     "memory": "ndbatch.remotes.memory:MemoryVolume",
+    "ndstore": "ndbatch.remotes.ndstore.volume:NdstoreVolume",
     "boss": "ndbatch.remotes.boss.volume:BossVolume",
     "bossdb": "ndbatch.remotes.boss.volume:BossDbVolume",
 }
@@ -39,6 +40,7 @@ BUILT_IN = {
 
 SERVICES: dict[str, str] = {
     "dvid": "ndbatch.remotes.dvid.remote:DvidRemote",
+    "ndstore": "ndbatch.remotes.ndstore.remote:NdstoreRemote",
     "boss": "ndbatch.remotes.boss.remote:BossRemote",
     "bossdb": "ndbatch.remotes.boss.remote:BossRemote",
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PROTOCOLS = (
     "ndbatch.server.startpage",
     "ndbatch.server.viewer",
+    "ndbatch.server.ndstore",
     "ndbatch.server.boss",
     "ndbatch.server.dvid",
     "ndbatch.server.chunked.precomputed",

@@ -1,0 +1,1 @@
+"""ndstore (NeuroData, formerly OCP): channels as volumes, over HTTP."""

@@ -1,0 +1,107 @@
+"""The paths of ndstore. Prefixes (`nd`, `ocp`), repeated slashes and repeated prefixes are taken as old clients send them.
+
+Every error is a 404 with a sentence, but refusals (403) and what is wrong with a resource (400): old clients look at these codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from ndbatch.errors import Denied, NdbatchError, NotFound
+from ndbatch.server.calls import Call, TooLarge, as_json, endpoint, plain
+from ndbatch.server.ndstore import cutouts, pictures, propagation, resources
+from ndbatch.server.ndstore.documents import project_info, public_datasets
+from ndbatch.server.ndstore.grammar import CUTOUTS, PLANES, SERVICES
+from ndbatch.server.ndstore.tokens import info, project_of, tokens
+
+if TYPE_CHECKING:
+    from ndbatch.server.service import Service
+
+PREFIXES = ("nd", "ocp")
+DATA = ("sd", "ca")
+"""The data service, and what it was called before."""
+METHODS = ("GET", "POST", "PUT", "DELETE")
+Objects = Callable[["Service", Call, Sequence[str]], Response]
+
+
+def routes(service: Service) -> list[BaseRoute]:
+    """Return the routes of ndstore."""
+
+    def respond(call: Call) -> Response:
+        parts = [part for part in call.names["rest"].split("/") if part]
+        while parts and parts[0] in PREFIXES:
+            parts.pop(0)
+        if not parts:
+            raise NotFound("nothing was asked for; public tokens are at sd/public_tokens/")
+        if parts[0] in DATA:
+            return _data(service, call, parts[1:])
+        if parts[0] in ("ramon", "query"):
+            return _objects(service, call, parts)
+        if parts[0] == "resource":
+            return resources.respond(service, call, parts[1:])
+        if parts[0] == "metadata":
+            return resources.metadata(service, call, parts[1:])
+        raise NotFound(f"{call.path} is not served")
+
+    def bare(prefix: str) -> Callable[[Call], Response]:
+        def respond_bare(call: Call) -> Response:
+            names = {**call.names, "rest": f"{prefix}/{call.names['rest']}"}
+            return respond(Call(call.method, call.path, names, call.query, call.headers, call.body))
+
+        return respond_bare
+
+    limit, made = service.body_limit, list[BaseRoute]()
+    for prefix in PREFIXES:
+        made.append(Route(f"/{prefix}/{{rest:path}}", endpoint(respond, answers, limit), methods=list(METHODS)))
+    for prefix in (*DATA, "metadata"):
+        made.append(Route(f"/{prefix}/{{rest:path}}", endpoint(bare(prefix), answers, limit), methods=list(METHODS)))
+    return made
+
+
+def answers(error: NdbatchError) -> Response:
+    """Answer an error as ndstore does."""
+    if isinstance(error, resources.NotAccepted):
+        return Response(status_code=400)
+    if isinstance(error, TooLarge):
+        return plain(error.message, 413)
+    return plain(error.message, 403 if isinstance(error, Denied) else 404)
+
+
+def _data(service: Service, call: Call, parts: Sequence[str]) -> Response:
+    """Answer a request to the data service."""
+    if parts[:1] == ["public_tokens"]:
+        return as_json(tokens(service))
+    if parts[:1] == ["public_datasets"]:
+        return as_json(public_datasets(service))
+    if len(parts) < 2:
+        raise NotFound(f"{call.path} is not served")
+    token, rest = parts[0], list(parts[1:])
+    if rest == ["info"]:
+        return as_json(info(service, token, call.query.get("version", "")))
+    if rest == ["projinfo"]:
+        return project_info(service, token)
+    if rest[0] in ("createChannel", "deleteChannel"):
+        return resources.channels(service, call, token, rest[0])
+    project = project_of(service, token)
+    if len(rest) > 1 and rest[1] in ("getPropagate", "setPropagate"):
+        return propagation.respond(service, call, project, rest)
+    channel = "" if rest[0] in SERVICES else rest.pop(0)
+    if rest and rest[0] in PLANES:
+        return pictures.respond(service, project, channel, rest)
+    if rest and (rest[0] in CUTOUTS or rest[0] in ("id", "ids")):
+        return cutouts.respond(service, call, project, channel, rest)
+    return _objects(service, call, ["sd", *parts])
+
+
+def _objects(service: Service, call: Call, parts: Sequence[str]) -> Response:
+    """Answer what is left, which is about RAMON objects."""
+    if find_spec("ndbatch.server.ndstore.ramon") is None:
+        raise NotFound(f"{call.path} is not served")
+    answer: Objects = import_module("ndbatch.server.ndstore.ramon").respond
+    return answer(service, call, parts)
