@@ -11,7 +11,7 @@ import json
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -72,12 +72,23 @@ class Voxels:
 
         With `merge` zeros change nothing. Raises Denied for volumes that cannot be written block by block.
         """
-        if not (volume.abilities.write and volume.abilities.concurrent):
-            raise Denied(f"{volume.url} is only read: {volume.scheme} cannot be written block by block")
+        _require_writable(volume)
         with self._locked(volume, box):
             if merge and not data.all():
                 data = np.where(data != 0, data, volume.read(box))
             volume.write(box, np.ascontiguousarray(data))
+
+    def change(self, volume: Volume, box: Box, alter: Callable[[Array], Array | None]) -> bool:
+        """Store what `alter` makes of the voxels of `box`, which nobody else changes meanwhile; None leaves them as they are.
+
+        Returns whether anything was stored. Raises Denied for volumes that cannot be written block by block.
+        """
+        _require_writable(volume)
+        with self._locked(volume, box):
+            changed = alter(volume.read(box))
+            if changed is not None:
+                volume.write(box, np.ascontiguousarray(changed))
+        return changed is not None
 
     @contextmanager
     def _locked(self, volume: Volume, box: Box) -> Iterator[None]:
@@ -91,6 +102,11 @@ class Voxels:
                 fcntl.lockf(self._file, fcntl.LOCK_EX, 1, stripe)
                 held.callback(fcntl.lockf, self._file, fcntl.LOCK_UN, 1, stripe)
             yield
+
+
+def _require_writable(volume: Volume) -> None:
+    if not (volume.abilities.write and volume.abilities.concurrent):
+        raise Denied(f"{volume.url} is only read: {volume.scheme} cannot be written block by block")
 
 
 def _stripes(name: str, box: Box, origin: Shape, unit: Shape) -> set[int]:
