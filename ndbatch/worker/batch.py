@@ -76,6 +76,7 @@ class BatchRunner:
         for lane in (self._reader, self._writer):
             if lane is not None:
                 lane.shutdown(wait=False, cancel_futures=True)
+        self._ahead = (-1, None)
 
     def run(self, batch: Batch, following: Callable[[], Batch | None] = lambda: None) -> BatchResult:
         """Do the blocks of `batch` and return what came of each; faults are data, nothing is raised.

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from ndbatch.errors import Corrupt, Denied, NotFound, RemoteError, Transient
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Array
