@@ -26,7 +26,7 @@ def main() -> None:
     """Copy, and print the seconds."""
     source = opened(FOLDER / "image.zarr")
     shape = tuple(source.shape)
-    empty(source, FOLDER / "daisy.zarr", shape, 64, "uint8")
+    empty(source, FOLDER / "daisy.zarr", shape, 64, source.dtype.name)
     whole, block = daisy.Roi((0, 0, 0), shape), daisy.Roi((0, 0, 0), (128, 128, 128))
     begun = time.perf_counter()
     task = daisy.Task(

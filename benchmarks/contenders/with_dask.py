@@ -31,7 +31,7 @@ def main() -> None:
     """Do the work named on the command line and print its seconds."""
     work, folder = sys.argv[1], Path(sys.argv[2])
     source = opened(folder / "image.zarr")
-    chunk, dtype = (64, "uint8") if work == "transcode" else (128, "uint8")
+    chunk, dtype = (64, str(np.dtype(source.dtype.numpy_dtype))) if work == "transcode" else (128, "uint8")
     begun = time.perf_counter()
     target = empty(source, folder / "dask.zarr", source.shape, chunk, dtype)
     lazy = da.from_array(Adapter(source), chunks=256)

@@ -51,7 +51,7 @@ def precomputed(source: Any, out: Path) -> Any:
         {
             "driver": "neuroglancer_precomputed",
             "kvstore": {"driver": "file", "path": f"{out}.precomputed/"},
-            "multiscale_metadata": {"data_type": "uint8", "num_channels": 1, "type": "image"},
+            "multiscale_metadata": {"data_type": source.dtype.name, "num_channels": 1, "type": "image"},
             "scale_metadata": {
                 "size": list(source.shape[::-1]),
                 "encoding": "raw",
@@ -105,7 +105,11 @@ def main() -> None:
         return
     begun = time.perf_counter()
     if work == "transcode":
-        copied(folder, out, lambda source: empty(source, out.with_name("tensorstore.zarr"), source.shape, 64, "uint8"))
+        copied(
+            folder,
+            out,
+            lambda source: empty(source, out.with_name("tensorstore.zarr"), source.shape, 64, source.dtype.name),
+        )
     elif work == "precomputed":
         copied(folder, out, lambda source: precomputed(source, out))
     else:
