@@ -151,9 +151,11 @@ def _span(ask: Ask) -> Box:
 
 def present(ask: Ask, boxes: Iterator[Box], scale: int = 0) -> Iterator[tuple[Shape, Array]]:
     """Yield place (z, y, x, in blocks) and voxels of those blocks that hold anything."""
-    store = storage(ask)
+    volume = storage(ask).volume(ask.uuid, scale)
     for box in boxes:
-        data = store.read(ask.uuid, box, scale)
+        if volume is None:
+            continue  # a list of blocks that is none is still an error
+        data = ask.service.voxels.read(volume, box).astype(ask.instance.dtype, copy=False)
         if data.any():
             yield tuple(a // n for a, n in zip(box.start, ask.instance.block, strict=True)), data
 

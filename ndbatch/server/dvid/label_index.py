@@ -146,9 +146,9 @@ def body_of(connection: sqlite3.Connection, supervoxels: Iterable[int]) -> dict[
 
 
 def mapping(connection: sqlite3.Connection) -> list[tuple[int, int]]:
-    """Return supervoxel and body of all that are not their own body."""
-    rows = connection.execute("SELECT sv, body FROM mapping ORDER BY sv")
-    return [(unsigned(sv), unsigned(body)) for sv, body in rows]
+    """Return supervoxel and body of all that are not their own body, by supervoxel."""
+    rows = connection.execute("SELECT sv, body FROM mapping")
+    return sorted((unsigned(sv), unsigned(body)) for sv, body in rows)
 
 
 def supervoxels_of(connection: sqlite3.Connection, body: int) -> list[int]:

@@ -29,15 +29,17 @@ from ndbatch.steps.pooling import pool
 
 def read(ask: Ask, box: Box, scale: int) -> Array:
     """Return the labels of a box: bodies, or supervoxels where these are asked for."""
-    return to_bodies(ask, storage(ask).read(ask.uuid, box, _known(ask, scale)))
+    return to_bodies(storage(ask).read(ask.uuid, box, _known(ask, scale)), bodies_of(ask))
 
 
-def to_bodies(ask: Ask, data: Array) -> Array:
-    """Return supervoxels as the bodies that they belong to, unless supervoxels are asked for."""
-    if ask.flag("supervoxels") or not data.any():
-        return data
-    index = LabelIndex(storage(ask), ask.uuid)
-    pairs = np.array(index.mapping(), np.uint64).reshape(-1, 2)
+def bodies_of(ask: Ask) -> Array:
+    """Return the supervoxels that are not their own body, in order, and their bodies: uint64 rows of two."""
+    pairs = [] if ask.flag("supervoxels") else LabelIndex(storage(ask), ask.uuid).mapping()
+    return np.array(pairs, np.uint64).reshape(-1, 2)
+
+
+def to_bodies(data: Array, pairs: Array) -> Array:
+    """Return supervoxels as the bodies that `pairs` says they belong to."""
     if not len(pairs):
         return data
     places = np.searchsorted(pairs[:, 0], data).clip(max=len(pairs) - 1)
@@ -175,8 +177,8 @@ def _records(ask: Ask, boxes: Iterator[Box], default: str) -> Response:
     }
     if how not in packers:
         raise PlanError(f"compression {how!r} is not one of {', '.join(packers)}")
-    found = images.present(ask, boxes, _known(ask, scale))
-    return octets(pack((place, packers[how](to_bodies(ask, data))) for place, data in found))
+    found, pairs = images.present(ask, boxes, _known(ask, scale)), bodies_of(ask)
+    return octets(pack((place, packers[how](to_bodies(data, pairs))) for place, data in found))
 
 
 def get_blocks(ask: Ask) -> Response:
