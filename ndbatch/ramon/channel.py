@@ -211,7 +211,9 @@ def _predicate(name: str, value: Any) -> str | None:
         return None  # classes keep it under several names
     if ways and name != "status":
         key = ways[0].json
-    if not text or "/" in text + key or not key or text in (".", "..") or key in (".", "..", "type", "limit"):
+    if not text or not key or not (text + key).isprintable() or "/" in text + key:
+        return None  # lines and slashes do not survive every server
+    if text in (".", "..") or key in (".", "..", "type", "limit"):
         return None
     return f"{segment(key)}/{segment(text)}/"
 

@@ -9,10 +9,7 @@ from ndbatch.errors import PlanError
 from ndbatch.ramon.files import ENDINGS, FileObjects
 from ndbatch.ramon.store import Objects
 from ndbatch.remotes.address import Address, Token, parse
-from ndbatch.remotes.http.client import base_and_path, client, segment
-
-VARIABLE = "NDSTORE_TOKEN"
-"""Variable of the environment that holds the user's key, where the address brings none."""
+from ndbatch.remotes.http.client import segment
 
 
 def open(url: str | os.PathLike[str], *, token: Token | None = None, base: Path | None = None) -> Objects:
@@ -35,12 +32,7 @@ def open(url: str | os.PathLike[str], *, token: Token | None = None, base: Path 
 def open_channel(address: Address) -> Objects:
     """Return the objects of a channel of an ndstore. PlanError where the address names none."""
     from ndbatch.ramon.channel import ChannelObjects
+    from ndbatch.remotes.ndstore.service import channel_of, connected
 
-    base, parts = base_and_path(address, "http")
-    if len(parts) != 2:
-        raise PlanError(f"{address.url} names no channel; write ndstore://host/token/channel")
-    key = os.environ.get(VARIABLE, "") if address.token is None else address.token.resolve()
-    headers = {"Authorization": f"Token {key}"} if key else {}
-    prefix = address.option("prefix", "nd")
-    token, channel = map(segment, parts)
-    return ChannelObjects(client(f"{base}/{prefix}", headers), f"/sd/{token}/{channel}", address.url)
+    token, channel = map(segment, channel_of(address))
+    return ChannelObjects(connected(address).client, f"/sd/{token}/{channel}", address.url)

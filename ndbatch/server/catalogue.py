@@ -85,21 +85,21 @@ class Catalogue:
     def projects(self) -> list[Project]:
         """Return all projects, sorted by name."""
         self._look()
-        return [_project(body) for (body,) in self._rows("SELECT body FROM project ORDER BY name")]
+        return [_project(body) for (body,) in self.rows("SELECT body FROM project ORDER BY name")]
 
     def project(self, name: str) -> Project:
         """Return one project; NotFound where there is none."""
         for looked in (False, True):
             if looked:
                 self._look()
-            for (body,) in self._rows("SELECT body FROM project WHERE name = ?", name):
+            for (body,) in self.rows("SELECT body FROM project WHERE name = ?", name):
                 return _project(body)
         raise NotFound(f"there is no project {name}; known: {', '.join(p.name for p in self.projects()) or 'none'}")
 
     def channels(self, project: str) -> list[Channel]:
         """Return the channels of a project, sorted by name."""
         self._look()
-        rows = self._rows("SELECT body FROM channel WHERE project = ? ORDER BY name", project)
+        rows = self.rows("SELECT body FROM channel WHERE project = ? ORDER BY name", project)
         return [Channel(**json.loads(body)) for (body,) in rows]
 
     def channel(self, project: str, name: str) -> Channel:
@@ -107,7 +107,7 @@ class Catalogue:
         for looked in (False, True):
             if looked:
                 self._look()
-            for (body,) in self._rows("SELECT body FROM channel WHERE project = ? AND name = ?", project, name):
+            for (body,) in self.rows("SELECT body FROM channel WHERE project = ? AND name = ?", project, name):
                 return Channel(**json.loads(body))
         self.project(project)
         raise NotFound(f"there is no channel {name} in {project}")
@@ -160,12 +160,12 @@ class Catalogue:
     def document(self, scope: str, key: str) -> bytes | None:
         """Return the bytes kept under `key`, None where there are none."""
         return next(
-            (value for (value,) in self._rows("SELECT value FROM document WHERE scope=? AND key=?", scope, key)), None
+            (value for (value,) in self.rows("SELECT value FROM document WHERE scope=? AND key=?", scope, key)), None
         )
 
     def keys(self, scope: str, first: str = "", last: str = "\U0010ffff") -> list[str]:
         """Return the keys of a scope from `first` to `last`, both included, sorted by code point."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT key FROM document WHERE scope=? AND key BETWEEN ? AND ? ORDER BY key", scope, first, last
         )
         return [key for (key,) in rows]
@@ -216,7 +216,8 @@ class Catalogue:
         found: sqlite3.Connection = self._local.connection
         return found
 
-    def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return what a SELECT gives; it waits for nobody."""
         return self._connection().execute(statement, values).fetchall()
 
     def _insert(self, statement: str, *values: Any) -> None:
