@@ -56,8 +56,8 @@ class _Found:
 class Watch:
     """The folder of a service, looked through at most every `INTERVAL` seconds, by one thread at a time."""
 
-    def __init__(self, service: Service, interval: float = INTERVAL) -> None:
-        self._service, self._interval = service, interval
+    def __init__(self, service: Service, interval: float = INTERVAL, share: float = SHARE) -> None:
+        self._service, self._interval, self._share = service, interval, share
         self._looking = threading.Lock()
         self._due = time.monotonic() + interval
 
@@ -69,7 +69,7 @@ class Watch:
             began = time.monotonic()
             with suppress(NdbatchError):  # a folder that is away for a moment; the next look tells
                 fill(self._service)
-            self._due = time.monotonic() + max(self._interval, SHARE * (time.monotonic() - began))
+            self._due = time.monotonic() + max(self._interval, self._share * (time.monotonic() - began))
         finally:
             self._looking.release()
 

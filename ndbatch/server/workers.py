@@ -61,8 +61,9 @@ def _started(answer: Answer, bound: socket.socket) -> BaseProcess:
 
 def _run(answer: Answer, bound: socket.socket) -> None:
     """Answer in this process; end with the process that started it, however that one ended."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # uvicorn has handlers of its own, and raises the signal again at the end
+    # SIGTERM ends a process that is still starting, and has answered nothing. uvicorn handles both from then on, and raises
+    # the signal again when it has answered what it had taken.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     answer(bound)
 
