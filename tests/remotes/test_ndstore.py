@@ -105,6 +105,30 @@ def test_time_is_an_axis(live: tuple[str, Service]) -> None:
     assert np.array_equal(nb.open(f"{live[0]}/calcium/gcamp?t=3")[...], data[1])
 
 
+def test_nearly_isotropic_slices(live: tuple[str, Service]) -> None:
+    """Thin slices are averaged, of labels every so-many-th is taken, counted from the first one of the volume."""
+    data = voxels((11, 20, 30), "uint8")
+    for kind in ("image", "labels"):
+        volume = nb.create(
+            f"{live[0]}/thin/{kind}", shape=data.shape, kind=kind, voxel_size=(0.1, 0.4, 0.4), offset=(6, 0, 3)
+        )
+        volume.write(volume.domain, data)
+        assert isinstance(volume, NdstoreVolume)
+        thick = data[:8].reshape(2, 4, 20, 30)
+        wanted = thick[:, 0] if kind == "labels" else thick.mean(axis=1).astype("uint8")
+        assert np.array_equal(volume.near_isotropic(), wanted)
+        assert np.array_equal(volume.near_isotropic(1, 1), wanted[1:])
+        with pytest.raises(PlanError, match="has 2 near-isotropic slices, not 1 to 3"):
+            volume.near_isotropic(1, 2)
+
+
+def test_the_unit_of_voxel_sizes(live: tuple[str, Service]) -> None:
+    """Sizes are told in the unit of the address, and our service remembers which; an ndstore knows of none."""
+    volume = nb.create(f"{live[0]}/nanometres/em?unit=nm", shape=(4, 5, 6), voxel_size=SIZE)
+    assert volume.voxel_size == pytest.approx(SIZE)
+    assert nb.open(f"{live[0]}/nanometres/em").voxel_size == pytest.approx(SIZE)
+
+
 def test_large_boxes_go_in_parts(live: tuple[str, Service], monkeypatch: pytest.MonkeyPatch) -> None:
     from ndbatch.remotes.ndstore import volume as module
 

@@ -9,8 +9,9 @@ from typing import Any
 from ndbatch.errors import Conflict, NotFound, PlanError
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import ArraySpec, Kind
-from ndbatch.remotes.ndstore.frame import ISOTROPIC, SLICES, UNIT, Info, level_box
+from ndbatch.remotes.ndstore.frame import ISOTROPIC, SLICES, Info, level_box
 from ndbatch.remotes.ndstore.service import Document, Service, sizes
+from ndbatch.units import micrometres
 
 NAME = re.compile(r"\w+", re.ASCII)
 LABELS = ("uint8", "uint16", "uint32", "uint64")
@@ -25,8 +26,8 @@ def scaling_of(address: Address) -> str:
 
 
 def spatial(spec: ArraySpec, values: Sequence[Any]) -> tuple[Any, ...]:
-    """Return the values along z, y, x."""
-    return tuple(values[spec.axes.index(axis)] for axis in "zyx")
+    """Return the values along z, y, x; () of ()."""
+    return tuple(values[spec.axes.index(axis)] for axis in "zyx") if values else ()
 
 
 def require_spec(spec: ArraySpec, names: tuple[str, str], url: str) -> None:
@@ -53,7 +54,7 @@ def create(service: Service, names: tuple[str, str], spec: ArraySpec, address: A
         info = service.info(token)
     except NotFound:
         dataset = address.option("dataset", token)
-        service.add_dataset(dataset, _dataset(spec, scaling_of(address)))
+        service.add_dataset(dataset, _dataset(spec, address), address.option("unit"))
         service.add_project(dataset, token)
         info = service.info(token)
     if channel in info.channels:
@@ -62,15 +63,16 @@ def create(service: Service, names: tuple[str, str], spec: ArraySpec, address: A
     service.add_channel(info, token, channel, _channel(spec))
 
 
-def _dataset(spec: ArraySpec, scaling: str) -> Document:
-    """Return the geometry of a dataset that a volume fills; voxel sizes are micrometres, 1 where they are not known."""
-    size = spatial(spec, spec.voxel_size or (1.0,) * spec.ndim)
+def _dataset(spec: ArraySpec, address: Address) -> Document:
+    """Return the geometry of a dataset that a volume fills; voxel sizes are micrometres (or `?unit=`), 1 if not known."""
+    scale = micrometres(f"1 {address.option('unit', 'um')}")
+    size = tuple(round(one / scale, 9) for one in spatial(spec, spec.voxel_size or (1.0,) * spec.ndim))
     return {
         **sizes(("imagesize",), spatial(spec, spec.shape)),
         **sizes(("offset",), spatial(spec, spec.offset)),
         **sizes(("voxelres",), size),
         "scalinglevels": spec.levels - 1,
-        "scalingoption": int(scaling == ISOTROPIC),
+        "scalingoption": int(scaling_of(address) == ISOTROPIC),
         "public": 1,
     }
 
@@ -99,16 +101,10 @@ def _require_same(info: Info, spec: ArraySpec, address: Address) -> None:
             "all channels of a token fill its dataset, use another token",
             url=address.url,
         )
-    there = info.voxel_size(0, address.option("unit"))
-    wanted = spatial(spec, spec.voxel_size) if spec.voxel_size else None
-    if (
-        there
-        and wanted
-        and info.dataset.get(UNIT)
-        and any(abs(a - b) > 1e-6 * b for a, b in zip(there, wanted, strict=True))
-    ):
+    there, wanted = info.voxel_size(0, address.option("unit")), spatial(spec, spec.voxel_size or ())
+    if any(abs(a - b) > 1e-6 * b for a, b in zip(there, wanted, strict=False)):
         raise Conflict(
             f"{address.url}: voxels of the dataset {info.name} are {there} um (z, y, x), those of the volume {wanted}; "
-            "use another token",
+            "use another token, or say the unit of the service with ?unit=nm",
             url=address.url,
         )

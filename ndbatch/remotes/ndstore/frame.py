@@ -84,12 +84,14 @@ class Info:
         """Return the unit in which a level is stored, z, y, x."""
         return self._triple("cube_dimension", level, int)
 
-    def voxel_size(self, level: int, unit: str) -> tuple[float, ...] | None:
-        """Return micrometres along z, y, x; None where neither the server nor the reader (`unit`) says a unit."""
-        unit = unit or str(self.dataset.get(UNIT, ""))
-        if not unit:
-            return None
-        return tuple(size * micrometres(f"1 {unit}") for size in self._triple("voxelres", level, float))
+    def voxel_size(self, level: int, unit: str) -> tuple[float, ...]:
+        """Return micrometres along z, y, x, in the unit that the server tells, else in that of the reader, else as they are."""
+        scale = micrometres(f"1 {self.dataset.get(UNIT) or unit or 'um'}")
+        return tuple(size * scale for size in self._triple("voxelres", level, float))
+
+    def scale_down(self, level: int) -> int:
+        """Return how many slices of a level are averaged to one that is nearly as thick as voxels are wide."""
+        return int(self.dataset.get("neariso_scaledown", {}).get(str(level), 1))
 
     def spec(self, channel: str, level: int, unit: str) -> ArraySpec:
         """Return what a level of a channel is. NotFound where there is no such channel or level."""
@@ -113,7 +115,7 @@ class Info:
             axes="tzyx" if timed else "zyx",
             chunks=((1,) if timed else ()) + chunks,
             offset=((first,) if timed else ()) + box.start,
-            voxel_size=None if size is None else ((1.0,) if timed else ()) + size,
+            voxel_size=((1.0,) if timed else ()) + size,
             kind=kind,
             level=level,
             levels=self.levels,

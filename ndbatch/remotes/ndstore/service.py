@@ -14,7 +14,7 @@ from typing import Any
 from ndbatch.errors import Conflict, Denied, NdbatchError, NotFound, PlanError, RemoteError
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.http.client import Client, Reply, base_and_path, client, segment
-from ndbatch.remotes.ndstore.frame import Info
+from ndbatch.remotes.ndstore.frame import UNIT, Info
 
 PREFIX = "nd"
 ENVIRONMENT = "NDSTORE_TOKEN"
@@ -91,10 +91,15 @@ class Service:
 
     # -- making and removing ---------------------------------------------------------------------------------------------
 
-    def add_dataset(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Make a dataset. One that is there with the same geometry is taken; Conflict where it has another."""
-        path = f"/resource/dataset/{segment(name)}/"
-        if not self._post(path, {"dataset_name": name, **facts}):
+    def add_dataset(self, name: str, facts: Mapping[str, Any], unit: str = "") -> None:
+        """Make a dataset. One that is there with the same geometry is taken; Conflict where it has another.
+
+        `unit` is that of the voxel sizes; it is told to a service that knows of units (`ndbatch serve`), others refuse it.
+        """
+        path, fields = f"/resource/dataset/{segment(name)}/", {"dataset_name": name, **facts}
+        if unit and self._post(path, {**fields, UNIT: unit}):
+            return
+        if not self._post(path, fields):
             there = self.client.get(path).json()
             wrong = [key for key, value in facts.items() if key in there and _differs(there[key], value)]
             if wrong:

@@ -2,7 +2,7 @@
 
 Chunks are the service's cuboids, counted from the first voxel. Zeros that are written keep what is there. Labels of 64 bits
 are cut to 32 by an ndstore (not by `ndbatch serve`), so that ids of 2**32 and more are refused there. An ndstore tells no unit of
-its voxel sizes; say it with `?unit=nm` (or um), else there is none.
+its voxel sizes: they are taken as micrometres, which its documents ask for, unless `?unit=nm` says what many projects did.
 """
 
 from __future__ import annotations
@@ -66,8 +66,12 @@ class NdstoreVolume(Volume):
         """Open a channel by one request for the info of its token. Raises NotFound, Denied, Corrupt, PlanError for options."""
         _require_options(address)
         (token, channel), service = channel_of(address), connected(address)
-        info = service.info(token)
-        return cls(address, info.spec(channel, address.count("level"), address.option("unit")), service, info)
+        try:
+            info = service.info(token)
+            spec = info.spec(channel, address.count("level"), address.option("unit"))
+        except NotFound as error:
+            raise NotFound(f"{address.path} is not there: {error.message}", **error.fields) from None
+        return cls(address, spec, service, info)
 
     @classmethod
     def check_spec(cls, address: Address, spec: ArraySpec) -> None:
@@ -211,6 +215,31 @@ class NdstoreVolume(Volume):
         other = super().override(**changes)
         other._moved = self._moved or self.offset
         return other
+
+    def near_isotropic(self, first: int = 0, count: int | None = None) -> Array:
+        """Return slices of the level averaged (of labels: taken) along z until voxels are nearly as long as they are wide.
+
+        The result is (z, y, x), the volume's dtype; `first` and `count` are in such slices, counted from 0. PlanError for
+        slices that are not there; and for a volume that begins at z > 0 on an ndstore, which gives the wrong slices of it.
+        """
+        down, whole = self._info.scale_down(self.spec.level), self._info.box(self.spec.level)
+        if whole.start[0] and not self._info.dataset.get(WIDE):
+            raise PlanError(
+                f"{self.url} begins at z = {whole.start[0]}, where near-isotropic slices are the wrong ones"
+            )
+        there = whole.shape[0] // down
+        count = there - first if count is None else count
+        if not 0 <= first < first + count <= there:
+            raise PlanError(f"{self.url} has {there} near-isotropic slices, not {first} to {first + count}")
+        begin = whole.start[0] // down + first
+        box = Box((begin, *whole.start[1:]), (begin + count, *whole.stop[1:]))
+        reply = self._service.client.get(f"{self._path('npz', box)}neariso/")
+        thinned: Array = wire.unpack_npz(reply.body, box.size * self.dtype.itemsize, reply.url)[0]
+        if thinned.shape != box.shape or thinned.dtype != self.dtype:
+            raise Corrupt(
+                f"{reply.url}: {thinned.dtype} {thinned.shape} came where {box.shape} was asked for", url=reply.url
+            )
+        return thinned
 
     def picture(self, plane: str, at: int, box: Box) -> Array:
         """Return one slice as the service draws it, uint8 (rows, columns) or with colours (rows, columns, 4).

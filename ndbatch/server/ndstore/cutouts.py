@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from starlette.responses import Response
 
-from ndbatch.errors import Corrupt, Denied, NotFound, PlanError
+from ndbatch.errors import Corrupt, NotFound, PlanError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array, Kind
 from ndbatch.remotes.ndstore import wire
 from ndbatch.remotes.ndstore.frame import factor
 from ndbatch.server.calls import Call, plain
 from ndbatch.server.catalogue import Channel, Project
-from ndbatch.server.ndstore.grammar import LIMIT, Cutout, cutout, level_of, require_inside
+from ndbatch.server.ndstore.grammar import BLANK, LIMIT, Cutout, cutout, level_of, require_inside
 from ndbatch.server.ndstore.tokens import (
     channel_of,
     channel_type,
@@ -40,6 +40,8 @@ TYPES = {
     "raw": "product/raw",
     "zip": "product/zip",
 }
+WRITTEN = ("npz", "blosc", "hdf5")
+"""Forms that are taken; the others are only given."""
 QUALITY = 85
 
 
@@ -48,14 +50,14 @@ def respond(service: Service, call: Call, project: Project, names: str, parts: S
     form, whole = parts[0], call.path.endswith("/")
     if form == "id":
         return plain(str(_label_at(service, project, names, parts[1:])))
-    where = cutout(service, project, names, parts[1:], whole)
+    where = cutout(service, project, names, parts[1:], whole, mixed=form == "hdf5")
     if call.method == "GET":
         if form == "ids":
             found = np.unique(read(service, where, where.channels[0]))
             return plain(", ".join(str(one) for one in found[found != 0]))
         return _packed(service, form, where)
-    if form not in ("npz", "blosc", "hdf5"):
-        raise PlanError(f"{form} cannot be written")
+    if call.method != "POST" or form not in WRITTEN:
+        return plain(f"{call.method} of {form} is not allowed on a cutout", 400)
     service.access.require_write(call)
     _store(service, where, _unpacked(form, call.body, where))
     return plain("Success")
@@ -66,13 +68,15 @@ def read(service: Service, where: Cutout, channel: Channel) -> Array:
     box = where.box
     down = scale_down(where.project, where.level) if where.near_isotropic else 1
     if down > 1:
-        box = Box((box.start[0] * down, *box.start[1:]), (box.stop[0] * down, *box.stop[1:]))
+        first_slice = domain(where.project, where.level).start[0]
+        z = [first_slice + (at - first_slice // down) * down for at in (box.start[0], box.stop[0])]
+        box = Box((z[0], *box.start[1:]), (z[1], *box.stop[1:]))
     first = where.times[0] if where.times else times_of(service, channel)[0]
     count = where.times[1] - where.times[0] if where.times else 1
     data = _voxels(service, where.project, channel, where.level, Box((first, *box.start), (first + count, *box.stop)))
     if down > 1:
         data = data[:, ::down] if channel.kind == Kind.LABELS else _thinned(data, down)
-    data = data.astype(where.dtype, copy=False)
+    data = data.astype(datatype(channel), copy=False)
     if where.ids is not None:
         data = np.where(np.isin(data, np.array(where.ids, np.uint64).astype(data.dtype)), data, 0).astype(data.dtype)
     if where.window is not None:
@@ -114,7 +118,7 @@ def _store(service: Service, where: Cutout, arrays: Sequence[Array]) -> None:
     """Merge voxels into what is there: zeros change nothing."""
     for channel, data in zip(where.channels, arrays, strict=True):
         if channel.read_only:
-            raise Denied(f"Channel {channel.name} is readonly")
+            raise PlanError(f"Channel {channel.name} is readonly")
         if where.level >= channel.levels:
             raise PlanError(f"level {where.level} of {channel.name} is not there; propagate it")
         volume = service.volume(channel, where.level)
@@ -143,7 +147,10 @@ def _store(service: Service, where: Cutout, arrays: Sequence[Array]) -> None:
 
 def _unpacked(form: str, body: bytes, where: Cutout) -> list[Array]:
     """Return one array (t?, z, y, x) a channel. PlanError where type or shape are not those of the address."""
-    size = math.prod(where.shape) * len(where.channels) * where.dtype.itemsize
+    dtypes = [np.dtype(datatype(channel)) for channel in where.channels]
+    size = math.prod(where.shape) * sum(dtype.itemsize for dtype in dtypes)
+    if where.blank:
+        raise PlanError(f"missing channels: {BLANK} is none that can be written")
     try:
         if form == "hdf5":
             found = wire.unpack_hdf5(body, size, "the body")
@@ -159,11 +166,9 @@ def _unpacked(form: str, body: bytes, where: Cutout) -> list[Array]:
             arrays = list(whole)
     except Corrupt as error:
         raise PlanError(error.message) from None
-    for data in arrays:
-        if data.dtype != where.dtype or data.shape != where.shape:
-            raise PlanError(
-                f"{data.dtype} {data.shape} came, the channel and the address say {where.dtype} {where.shape}"
-            )
+    for data, dtype in zip(arrays, dtypes, strict=True):
+        if data.dtype != dtype or data.shape != where.shape:
+            raise PlanError(f"{data.dtype} {data.shape} came, the channel and the address say {dtype} {where.shape}")
     return arrays
 
 
@@ -177,6 +182,8 @@ def _packed(service: Service, form: str, where: Cutout) -> Response:
         names = [channel.name for channel in where.channels]
         body = wire.pack_hdf5({n: (data, kind) for n, data, kind in zip(names, arrays, kinds, strict=True)})
     else:
+        for place in where.blank:
+            arrays.insert(place, np.zeros_like(arrays[0]))
         pack = {"npz": wire.pack_npz, "blosc": wire.pack_blosc, "raw": wire.pack_raw, "zip": wire.pack_zip}[form]
         body = pack(np.stack(arrays))
     headers = {}

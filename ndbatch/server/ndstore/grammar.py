@@ -29,8 +29,10 @@ PLANES = ("xy", "xz", "yz")
 SERVICES = (*CUTOUTS, *PLANES, "id", "ids")
 LIMIT = 2**31 - 2**17
 """Most bytes of voxels of one request."""
-SPAN = re.compile(r"(\d{1,15}),(\d{1,15})")
-NUMBER = re.compile(r"\d{1,15}")
+SPAN = re.compile(r"(\d{1,15}),(\d{1,15})", re.ASCII)
+NUMBER = re.compile(r"\d{1,15}", re.ASCII)
+BLANK = "0"
+"""What stands for a channel of zeros."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,12 @@ class Cutout:
     window: tuple[float, float] | None = None
     ids: tuple[int, ...] | None = field(default=None)
     """Labels that are kept, others become 0; None keeps all."""
+    blank: tuple[int, ...] = ()
+    """Places among the channels that the request named `0`: planes of zeros."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type under which the channels are served."""
+        """The type under which the first channel is served."""
         return np.dtype(datatype(self.channels[0]))
 
     @property
@@ -58,15 +62,20 @@ class Cutout:
         return self.box.shape if self.times is None else (self.times[1] - self.times[0], *self.box.shape)
 
 
-def cutout(service: Service, project: Project, names: str, parts: Sequence[str], whole: bool) -> Cutout:
+def cutout(
+    service: Service, project: Project, names: str, parts: Sequence[str], whole: bool, mixed: bool = False
+) -> Cutout:
     """Return what the parts of a path after the service's name mean. `whole` says whether the path ended in a slash.
 
+    Channels must be of one type unless they may be `mixed`.
     PlanError for ranges and levels that there are not, NotFound for channels, TooLarge.
     """
     if len(parts) < 4:
         raise PlanError("Illegal arguments: level/x0,x1/y0,y1/z0,z1/ are due")
-    channels = tuple(channel_of(service, project, name) for name in (names.split(",") if names else [""]))
-    if len({datatype(channel) for channel in channels}) > 1:
+    named = names.split(",")
+    blank = tuple(place for place, name in enumerate(named) if place and name == BLANK)
+    channels = tuple(channel_of(service, project, name) for i, name in enumerate(named) if i not in blank)
+    if not mixed and len({datatype(channel) for channel in channels}) > 1:
         raise PlanError("channels of one cutout must have one type of voxel")
     level = level_of(project, parts[0])
     spans = [span(part) for part in parts[1:4]][::-1]
@@ -80,16 +89,17 @@ def cutout(service: Service, project: Project, names: str, parts: Sequence[str],
             if not first <= times[0] < times[1] <= last:
                 raise PlanError(f"Illegal time range {text}; the channel has {first},{last}")
     options = _options(rest, channels)
-    found = Cutout(project, channels, level, Box(*zip(*spans, strict=True)), times, **options)
-    bounds = domain(project, level)
+    found = Cutout(project, channels, level, Box(*zip(*spans, strict=True)), times, blank=blank, **options)
+    bounds, down = domain(project, level), 1
     if found.near_isotropic:
-        by = (scale_down(project, level), 1, 1)
+        down = scale_down(project, level)
+        by = (down, 1, 1)
         bounds = Box(
             tuple(n // f for n, f in zip(bounds.start, by, strict=True)),
             tuple(a // f + n // f for a, n, f in zip(bounds.start, bounds.shape, by, strict=True)),
         )
     require_inside(found.box, bounds)
-    if math.prod(found.shape) * len(channels) * found.dtype.itemsize > LIMIT:
+    if math.prod(found.shape) * down * len(named) * found.dtype.itemsize > LIMIT:
         raise TooLarge(f"{math.prod(found.shape)} voxels are too many for one request")
     return found
 

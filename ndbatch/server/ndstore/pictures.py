@@ -39,7 +39,10 @@ def respond(service: Service, project: Project, names: str, parts: Sequence[str]
     pixels = np.squeeze(read(service, where, channel).reshape(where.box.shape), axis=2 - CUT[plane])
     if pixels.size > LARGEST:
         raise PlanError(f"a picture of {pixels.shape} is too large")
-    drawn = coloured(pixels) if channel.kind == Kind.LABELS else grey(pixels, own(channel).get("window"))
+    if channel.kind == Kind.LABELS:
+        drawn = coloured(pixels)
+    else:
+        drawn = packed_colours(pixels) if pixels.dtype == np.uint32 else grey(pixels, own(channel).get("window"))
     return Response(_png(drawn, _stretch(project, where.level, plane)), media_type="image/png")
 
 
@@ -50,6 +53,11 @@ def grey(pixels: Array, window: Sequence[float] | None) -> Array:
     if window and tuple(window) != (0, 0):
         return windowed(pixels, *window)
     return pixels.astype(np.int64).astype(np.uint8) if pixels.dtype.kind in "iu" else windowed(pixels, 0.0, 1.0)
+
+
+def packed_colours(pixels: Array) -> Array:
+    """Return an image of uint32, whose bytes are A, B, G, R from the highest, as RGBA."""
+    return np.ascontiguousarray(pixels, "<u4").view(np.uint8).reshape((*pixels.shape, 4))
 
 
 def coloured(labels: Array) -> Array:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ndbatch.errors import Conflict, Denied, NdbatchError, NotFound, PlanError
 from ndbatch.remotes import api
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Kind
-from ndbatch.remotes.ndstore.frame import DTYPES, ISOTROPIC, SLICES, cuboid
+from ndbatch.remotes.ndstore.frame import DTYPES, ISOTROPIC, SLICES, UNIT, cuboid
 from ndbatch.remotes.registry import store_class
 from ndbatch.server.calls import Call, as_json, plain
 from ndbatch.server.catalogue import NAME, Channel, Project
@@ -25,14 +26,17 @@ from ndbatch.server.ndstore.tokens import (
     LIMS,
     TOKENS,
     channel_of,
+    channel_type,
     channels_of,
     datatype,
+    own,
     project_of,
+    propagation,
+    times_of,
     tokens,
 )
-from ndbatch.server.ndstore.tokens import (
-    metadata as kept_metadata,
-)
+from ndbatch.server.ndstore.tokens import metadata as kept_metadata
+from ndbatch.units import micrometres
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -45,6 +49,19 @@ NUMBERS = {
 }
 """Fields of a dataset, and what they are where they are not given; None must be."""
 TYPES = ("image", "annotation", "timeseries", "probmap")
+FIELDS = {
+    "dataset": {"dataset_name", "dataset_description", "public", "scalingoption", "scalinglevels", UNIT, *NUMBERS},
+    "project": {
+        *("project_name", "project_description", "public", "host", "kvengine", "kvserver", "mdengine", "s3backend"),
+        *("nd_version", "schema_version"),
+    },
+    "token": {"token_name", "token_description", "public"},
+    "channel": {
+        *("channel_name", "channel_description", "channel_type", "channel_datatype", "resolution", "propagate"),
+        *("readonly", "exceptions", "starttime", "endtime", "startwindow", "endwindow", "default"),
+    },
+}
+"""Fields of resources; others are refused."""
 
 
 class NotAccepted(NdbatchError):
@@ -80,6 +97,8 @@ def respond(service: Service, call: Call, parts: Sequence[str]) -> Response:
         facts = call.json()
         if not isinstance(facts, dict):
             raise PlanError("the body is no JSON object")
+        if unknown := set(facts) - FIELDS[kinds[-1]]:
+            raise PlanError(f"{kinds[-1]}: unknown fields {', '.join(sorted(unknown))}")
         {"dataset": _dataset, "project": _project, "channel": _channel, "token": _token}[kinds[-1]](
             service, names, facts
         )
@@ -95,11 +114,15 @@ def metadata(service: Service, call: Call, parts: Sequence[str]) -> Response:
     project_of(service, parts[2])
     if parts[1] == "get":
         return as_json(kept_metadata(service, parts[2]))
-    service.access.require_write(call)
     document = call.json()
     if not isinstance(document, dict):
         raise PlanError("metadata is a JSON object")
-    document.pop("secret", None)  # who may write is told by the token; it is not kept
+    secret = document.pop("secret", "")  # old clients show the token here, and send no header; it is not kept
+    shown = call if call.token or not secret else replace(call, headers={"authorization": f"Token {secret}"})
+    try:
+        service.access.require_write(shown)
+    except Denied as error:
+        return as_json({"message": error.message}, 403)
     service.catalogue.keep(LIMS, parts[2], json.dumps(document).encode())
     return as_json({"_id": 1})
 
@@ -109,24 +132,42 @@ def channels(service: Service, call: Call, token: str, verb: str) -> Response:
     if call.method != "POST":
         return plain("createChannel and deleteChannel take POST", 405)
     service.access.require_write(call)
-    project, wanted = project_of(service, token), call.json().get("channels") if isinstance(call.json(), dict) else None
+    body, project = call.json(), project_of(service, token)
+    wanted = body.get("channels") if isinstance(body, dict) else None
     if verb == "deleteChannel":
-        for name in wanted if isinstance(wanted, list) else ():
-            remove_channel(service, channel_of(service, project, str(name)))
+        if not isinstance(wanted, list) or not wanted:
+            raise NotAccepted("channels: [name, ...] is due")
+        for channel in [channel_of(service, project, str(name)) for name in wanted]:
+            if not channel.read_only:  # passed over in silence, as at an ndstore
+                remove_channel(service, channel)
         return plain("Success. Channels deleted.")
-    if not isinstance(wanted, dict) or not wanted:
+    if not isinstance(wanted, dict) or not wanted or not all(isinstance(facts, dict) for facts in wanted.values()):
         raise NotAccepted("channels: {name: {...}} is due")
     there = {channel.name for channel in service.catalogue.channels(project.name)}
     if there & set(wanted):
         raise NotAccepted(f"{', '.join(sorted(there & set(wanted)))} is there already")
-    for name, facts in wanted.items():
-        first, last = facts.get("timerange") or (0, 1)
-        told = {"channel_type": facts.get("channel_type"), "channel_datatype": facts.get("datatype")}
-        try:
-            make_channel(service, project, name, {**told, "starttime": first, "endtime": last})
-        except (PlanError, Conflict) as error:
-            raise NotAccepted(error.message) from None
+    try:
+        new = {name: _of_old(name, facts) for name, facts in wanted.items()}
+        for name, fields in new.items():
+            _require_channel(name, fields)
+        for name, fields in new.items():
+            make_channel(service, project, name, fields)
+    except (PlanError, Conflict) as error:
+        raise NotAccepted(error.message) from None
     return plain("Success. The channels were created.")
+
+
+def _of_old(name: str, facts: Document) -> Document:
+    """Return the fields of a channel as createChannel says them."""
+    times, window = facts.get("timerange") or (0, 1), facts.get("windowrange") or (0, 0)
+    if not all(isinstance(one, list | tuple) and len(one) == 2 for one in (times, window)):
+        raise PlanError(f"{name}: timerange and windowrange are two numbers each")
+    return {
+        "channel_type": facts.get("channel_type"),
+        "channel_datatype": facts.get("datatype"),
+        "readonly": facts.get("readonly", 0),
+        **dict(zip(("starttime", "endtime", "startwindow", "endwindow"), (*times, *window), strict=True)),
+    }
 
 
 # -- showing -------------------------------------------------------------------------------------------------------------
@@ -147,12 +188,21 @@ def _shown(service: Service, kind: str, names: Sequence[str]) -> Document:
     if kind == "token":
         return {"token_name": names[2], "project": project_of(service, names[2]).name, "public": 1}
     channel = channel_of(service, project, names[2])
+    (first, last), window = times_of(service, channel), own(channel).get("window", (0, 0))
     return {
         "channel_name": channel.name,
-        "channel_type": "annotation" if channel.kind == Kind.LABELS else "image",
+        "channel_type": channel_type(service, channel),
         "channel_datatype": datatype(channel),
         "channel_description": channel.description,
+        "resolution": 0,
+        "propagate": propagation(service, project, channel),
         "readonly": int(channel.read_only),
+        "exceptions": 0,
+        "starttime": first,
+        "endtime": last,
+        "startwindow": window[0],
+        "endwindow": window[1],
+        "default": bool(own(channel).get("default")),
     }
 
 
@@ -186,12 +236,13 @@ def _dataset(service: Service, names: Sequence[str], facts: Document) -> None:
         "dataset_description": str(facts.get("dataset_description", "")),
         "public": 1,
     }
+    scale = micrometres(f"1 {facts.get(UNIT, 'um')}")
     for key, default in NUMBERS.items():
         value = facts.get(key, default)
-        lowest = 0 if "offset" in key else 1e-9
+        lowest = 0 if "offset" in key else 1e-9 if "voxelres" in key else 1
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value < 2**53:
             raise PlanError(f"{key}: {value!r} is not accepted")
-        fields[key] = float(value) if "voxelres" in key else int(value)
+        fields[key] = round(value * scale, 12) if "voxelres" in key else int(value)
     for key, most in (("scalinglevels", 30), ("scalingoption", 1)):
         value = facts.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
@@ -231,15 +282,28 @@ def _channel(service: Service, names: Sequence[str], facts: Document) -> None:
     make_channel(service, service.catalogue.project(names[1]), str(facts.get("channel_name", names[2])), facts)
 
 
-def make_channel(service: Service, project: Project, name: str, facts: Mapping[str, Any]) -> None:
-    """Make a channel and its empty volume, zarr, that fills the frame of the project. PlanError, Conflict."""
+def _require_channel(name: str, facts: Mapping[str, Any]) -> None:
+    """Raise PlanError for fields that make no channel."""
     dtype, kind = facts.get("channel_datatype"), facts.get("channel_type")
     if dtype not in DTYPES or kind not in TYPES:
         raise PlanError(f"{name}: {kind!r} of {dtype!r} is no channel")
-    _require_free(name, [channel.name for channel in service.catalogue.channels(project.name)])
+    if not NAME.fullmatch(name):
+        raise PlanError(f"{name!r} is no name")
+    if facts.get("resolution", 0) != 0:
+        raise PlanError(f"{name}: voxels are taken at resolution 0 alone")
     first, last = facts.get("starttime", 0), facts.get("endtime", 1)
-    if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < 2**31 and last < 2**31):
+    if not (isinstance(first, int) and isinstance(last, int) and 0 <= first <= last < 2**31):
         raise PlanError(f"{name}: times {first!r} to {last!r} are not accepted")
+    if not all(isinstance(facts.get(key, 0), int | float) for key in ("startwindow", "endwindow")):
+        raise PlanError(f"{name}: a window is two numbers")
+
+
+def make_channel(service: Service, project: Project, name: str, facts: Mapping[str, Any]) -> None:
+    """Make a channel and its empty volume, zarr, that fills the frame of the project. PlanError, Conflict."""
+    _require_channel(name, facts)
+    _require_free(name, [channel.name for channel in service.catalogue.channels(project.name)])
+    dtype, kind = facts["channel_datatype"], facts["channel_type"]
+    first, last = facts.get("starttime", 0), facts.get("endtime", 1)
     timed = kind == "timeseries" or last - first > 1
     meant = {"annotation": Kind.LABELS, "probmap": Kind.PROBABILITY}.get(str(kind), Kind.IMAGE)
     meant = Kind.PROBABILITY if meant is Kind.IMAGE and dtype == "float32" else meant
@@ -256,7 +320,7 @@ def make_channel(service: Service, project: Project, name: str, facts: Mapping[s
         voxel_size=(*((1.0,) if timed else ()), *project.voxel_size),
         kind=str(meant),
     )
-    window = [facts.get("startwindow", 0), facts.get("endwindow", 0)]
+    kept = {"window": [facts.get("startwindow", 0), facts.get("endwindow", 0)], "default": bool(facts.get("default"))}
     service.catalogue.add_channel(
         Channel(
             project.name,
@@ -267,7 +331,7 @@ def make_channel(service: Service, project: Project, name: str, facts: Mapping[s
             read_only=bool(facts.get("readonly", 0)),
             description=str(facts.get("channel_description", "")),
             made=True,
-            extra={"ndstore": {"window": window}} if all(isinstance(one, int | float) for one in window) else {},
+            extra={"ndstore": kept},
         )
     )
     service.voxels.forget()

@@ -5,6 +5,7 @@ Every error is a 404 with a sentence, but refusals (403) and what is wrong with 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -83,7 +84,8 @@ def _data(service: Service, call: Call, parts: Sequence[str]) -> Response:
         raise NotFound(f"{call.path} is not served")
     token, rest = parts[0], list(parts[1:])
     if rest == ["info"]:
-        return as_json(info(service, token, call.query.get("version", "")))
+        facts = info(service, token, call.query.get("version", ""))
+        return Response(json.dumps(facts, indent=4, sort_keys=True), media_type="application/json")
     if rest == ["projinfo"]:
         return project_info(service, token)
     if rest[0] in ("createChannel", "deleteChannel"):

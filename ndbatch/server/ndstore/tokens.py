@@ -11,7 +11,7 @@ from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.base import Kind, Volume
 from ndbatch.remotes.ndstore.frame import DTYPES, ISOTROPIC, UNIT, WIDE, cuboid, factor, level_box
 from ndbatch.server.catalogue import Channel, Project
-from ndbatch.server.pyramids import Making, making
+from ndbatch.server.pyramids import Making, making, stale
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -63,10 +63,10 @@ def channels_of(service: Service, project: Project) -> list[Channel]:
 
 
 def channel_of(service: Service, project: Project, name: str) -> Channel:
-    """Return a channel; `default` and an empty name mean the first one. NotFound where there is none."""
+    """Return a channel; `default` and an empty name mean the one that is marked so, else the first. NotFound for none."""
     found = {channel.name: channel for channel in channels_of(service, project)}
     if name in ("", "default") and name not in found and found:
-        return next(iter(found.values()))
+        return next((channel for channel in found.values() if own(channel).get("default")), next(iter(found.values())))
     if name not in found:
         raise NotFound(f"Channel {name} does not exist in {project.name}")
     return found[name]
@@ -98,7 +98,7 @@ def propagation(service: Service, project: Project, channel: Channel) -> int:
     """Return 0 where levels do not follow from the voxels, 1 while they are made, 2 where they do."""
     if making(service, channel) is Making.RUNNING:
         return 1
-    if own(channel).get("stale") or project.levels < 2:
+    if stale(channel) or project.levels < 2:
         return 0
     return 2 if fitting(service, project, channel) >= project.levels else 0
 
