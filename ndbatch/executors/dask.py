@@ -33,6 +33,8 @@ ACCOUNTED_WITHIN = 3.0
 class DaskExecutor(Executor):
     """Runs batches as dask tasks, two or three a thread under way. ClusterError where no worker starts in `patience` s."""
 
+    batch_seconds = 2.0
+
     def __init__(self, deployment: Deployment, patience: float) -> None:
         import distributed
 
@@ -49,7 +51,8 @@ class DaskExecutor(Executor):
         self._names: dict[str, str] = {}
         self._able: list[str] = []
         self._asked: dict[str, float] = {}
-        self._looked = 0.0
+        self._where: dict[int, frozenset[str]] = {}
+        self._threads, self._looked, self._alone_since = 0, 0.0, time.monotonic()
         self._client: Any = None
         self._watching = False
         try:
@@ -92,15 +95,29 @@ class DaskExecutor(Executor):
             time.sleep(0.1)
 
     def _look(self, *, now: bool = False) -> int:
-        """Look, not too often, how many threads there are and which workers offer what the stage needs."""
+        """Look, not too often, how many threads there are, and which workers offer what the stage needs."""
         if now or time.monotonic() - self._looked > LOOK_EVERY:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
             self._names = {address: str(entry["name"]) for address, entry in workers.items()}
-            able = [a for a, entry in workers.items() if _offers(entry.get("resources") or {}, self._needs)]
-            self.workers = sum(int(workers[address]["nthreads"]) for address in able)
-            self._able = able
+            self._able = [a for a, entry in workers.items() if _offers(entry.get("resources") or {}, self._needs)]
+            self._threads = sum(int(workers[address]["nthreads"]) for address in self._able)
             self._looked = time.monotonic()
-        return self.workers
+            if self._threads:
+                self._alone_since = self._looked
+        return self._threads
+
+    @property
+    def workers(self) -> int:  # type: ignore[override]
+        """Threads there are, or will be once all jobs have started."""
+        return max(1, self._threads, self._deployment.expected)
+
+    def _require_workers(self) -> None:
+        """Raise ClusterError where all workers have been gone for as long as the first was waited for."""
+        if not self._threads and time.monotonic() - self._alone_since > self._patience:
+            raise ClusterError(
+                f"{self._deployment.title} lost all its workers and has none for {self._patience:g} s: "
+                f"{self._deployment.waiting()}; what is done is kept: run the same command again"
+            )
 
     def begin(self, work: Work) -> None:
         """Send the stage's work to all workers, those that come later included. ClusterError where it cannot be opened."""
@@ -119,12 +136,18 @@ class DaskExecutor(Executor):
     def room(self) -> int:
         """Return what is missing to three batches for each thread there is now."""
         self._deployment.tend()
-        return max(0, WINDOW * max(1, self._look()) - len(self._under_way))
+        threads = self._look()
+        self._require_workers()
+        # With no worker left a few batches wait at the scheduler, but those that not every worker may do wait here.
+        return max(0, WINDOW * (threads if self._needs else max(1, threads)) - len(self._under_way))
 
     def submit(self, batch: Batch) -> None:
         """Submit the batch as one task, for any worker, or for those that offer what the stage needs."""
         watched = bool(self._suspects) and not self._suspects.isdisjoint(batch.blocks)
-        where = {"workers": self._able, "allow_other_workers": False} if self._needs else {}
+        where: dict[str, Any] = {}
+        if self._needs:
+            self._where[batch.ticket] = frozenset(self._able)
+            where = {"workers": self._able, "allow_other_workers": False}
         future = self._client.submit(
             run_on_worker,
             self._run,
@@ -148,7 +171,7 @@ class DaskExecutor(Executor):
             while True:
                 if self._under_way.get(ticket) is future:
                     replies.append(self._reply(ticket, future))
-                    del self._under_way[ticket], self._batches[ticket]
+                    self._forget_batch(ticket)
                 future.release()
                 ticket, future = self._finished.get_nowait()
         except queue.Empty:
@@ -158,19 +181,18 @@ class DaskExecutor(Executor):
 
     def _stranded(self) -> list[Reply]:
         """Take back batches whose workers, the only ones that could do them, are all gone; others have come since."""
-        now = set(self._able)
+        self._look()
         lost: list[Reply] = []
         for ticket, future in list(self._under_way.items()):
-            allowed = self._client.who_has([future])  # a done one is on its way here
-            if now and not any(allowed.values()) and self._idle(future):
+            if self._able and self._where[ticket].isdisjoint(self._able) and future.status == "pending":
                 future.cancel(force=True)
-                del self._under_way[ticket], self._batches[ticket]
+                self._forget_batch(ticket)
                 lost.append(WorkerDeath(ticket, 0, "", "", started=False))
         return lost
 
-    def _idle(self, future: Any) -> bool:
-        """Return whether no worker is at `future`, nor has it waiting."""
-        return not any(future.key in tasks for tasks in self._client.processing().values())
+    def _forget_batch(self, ticket: int) -> None:
+        del self._under_way[ticket], self._batches[ticket]
+        self._where.pop(ticket, None)
 
     # -- deaths -------------------------------------------------------------------------------------------------------
 
@@ -179,23 +201,28 @@ class DaskExecutor(Executor):
             self._done.append(ticket)
             result: Reply = future.result()
             return result
-        error = future.exception() if future.status == "error" else None
-        gone = getattr(error, "last_worker", None)
-        address, name = (str(gone.address), str(gone.name)) if gone is not None else ("", "")
+        if future.status != "error":
+            raise ClusterError(
+                f"{self._deployment.title} is gone (a batch was {future.status}); what is done is kept: start it, and run the "
+                "same command again"
+            )
+        error = future.exception()
+        if not isinstance(error, self._distributed.KilledWorker):
+            text = f"the dask worker could not run the batch: {type(error).__name__}: {error}"
+            return WorkerDeath(ticket, 0, WorkerKilled.__name__, text)
+        address, name = str(error.last_worker.address), str(error.last_worker.name)
         said, left = self._notes(ticket, address)
         if said is not None:
-            self._make_room(name)
-            return WorkerDeath(ticket, 0, OutOfMemory.__name__, said["error"], culprit=said["block"])
+            text = said["error"] + self._make_room(name)
+            return WorkerDeath(ticket, 0, OutOfMemory.__name__, text, culprit=said["block"])
         if left is not None and left["ticket"] != ticket and left["ticket"] not in self._done:
             return WorkerDeath(ticket, 0, "", "", started=False)
         self._suspects.update(self._batches[ticket].blocks)
         culprit = left["block"] if left is not None and left["ticket"] == ticket and left["block"] >= 0 else None
-        ended = self._accounted(name) if name else None
+        ended = self._accounted(name)
         if ended is not None:
-            if ended.kind == OutOfMemory.__name__:
-                self._make_room(name)
             return WorkerDeath(ticket, 0, ended.kind, ended.error, culprit if ended.blame else None, ended.blame)
-        text = f"killed: the dask worker died under it ({type(error).__name__ if error else future.status})"
+        text = f"killed: the dask worker {name} died under it"
         return WorkerDeath(ticket, 0, WorkerKilled.__name__, text, culprit)
 
     def _notes(self, ticket: int, address: str) -> tuple[Any, Any]:
@@ -218,18 +245,23 @@ class DaskExecutor(Executor):
                 return ended
             time.sleep(0.3)
 
-    def _make_room(self, name: str) -> None:
-        """Halve the workers that share memory with the one that ran out of it; each of those left may use twice as much."""
+    def _make_room(self, name: str) -> str:
+        """Halve the workers that share memory with the one that ran out of it; each of those left may use twice as much.
+
+        Return what is to be told of it.
+        """
+        known = dict(self._names)  # those before its death: it comes again, if at all, by the same name
         self._look(now=True)
-        group = sorted(self._deployment.neighbours(name, self._names), key=self._names.__getitem__)
-        if len(group) < 2:
-            return
-        kept, ended = group[: len(group) // 2], group[len(group) // 2 :]
-        for address in kept:
-            worker = self._names[address]
-            self._shares[worker] = self._shares.get(worker, 1.0) * len(group) / len(kept)
-        self._client.retire_workers(ended, close_workers=True)
+        group = {known.get(a) or self._names[a] for a in self._deployment.neighbours(name, {**known, **self._names})}
+        names = [name, *sorted(group - {name})]
+        kept, ended = names[: (len(names) + 1) // 2], names[(len(names) + 1) // 2 :]
+        if not ended:
+            return ""
+        for worker in kept:
+            self._shares[worker] = self._shares.get(worker, 1.0) * len(names) / len(kept)
+        self._client.retire_workers([a for a, worker in self._names.items() if worker in ended], close_workers=True)
         self._look(now=True)
+        return f"; {len(kept)} of {len(names)} workers go on, with the memory of the others"
 
     # -- end ----------------------------------------------------------------------------------------------------------
 
@@ -238,6 +270,7 @@ class DaskExecutor(Executor):
             future.cancel()
         self._under_way.clear()
         self._batches.clear()
+        self._where.clear()
         self._done.clear()
         if self._stage:
             self._client.unregister_worker_plugin(self._stage)

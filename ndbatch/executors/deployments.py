@@ -37,6 +37,8 @@ class Deployment(ABC):
 
     title: str
     """What a message calls it."""
+    expected: int = 0
+    """Workers that were asked for, where that is known."""
     accounts: bool = False
     """Whether `ended` can say why a worker is gone, maybe a moment later."""
 

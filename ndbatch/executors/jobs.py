@@ -45,6 +45,7 @@ class Jobs(Started):
         self._ids: dict[str, str] = {}
         self._standings: dict[str, Standing] = {}
         self._looked = 0.0
+        self.expected = cluster.most_workers or 0
         self._lock = threading.Lock()
         logs.mkdir(parents=True, exist_ok=True)
         super().__init__(self._start(limit), f"the {cluster.kind} queue{_named(cluster.queue)}")

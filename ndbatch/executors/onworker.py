@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -148,15 +149,25 @@ def _tell(worker: Any, run: str, stage: str, ticket: int, block: int, *, wait: b
             await asyncio.sleep(0.002)
         await asyncio.sleep(0.005)
 
-    asyncio.run_coroutine_threadsafe(send(), worker.loop.asyncio_loop).result(FLUSHED_WITHIN)
+    with suppress(TimeoutError):
+        asyncio.run_coroutine_threadsafe(send(), worker.loop.asyncio_loop).result(FLUSHED_WITHIN)
 
 
 def can_open(stage: str, dask_worker: Any = None) -> str:
     """Return what keeps this worker from opening the stage, or nothing. Run on every worker before the first block."""
     from ndbatch.errors import NdbatchError
+    from ndbatch.steps.function.loading import search_in
     from ndbatch.worker.process import unpickled
 
     work = unpickled(dask_worker.ndbatch_work[stage])
+    error = work if isinstance(work, Exception) else None
     if isinstance(work, Work):
+        search_in(work.search)
+        try:
+            for number in {call.step for call in work.stage.calls}:
+                work.steps[number].operation.require_here()
+        except Exception as lacking:
+            error = lacking
+    if error is None:
         return ""
-    return work.message if isinstance(work, NdbatchError) else f"{type(work).__name__}: {work}"
+    return error.message if isinstance(error, NdbatchError) else f"{type(error).__name__}: {error}"

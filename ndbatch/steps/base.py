@@ -150,6 +150,10 @@ class Operation(ABC):
         they belong to `block.core` alone. `states` holds the values of all passes by name.
         """
 
+    def require_here(self) -> None:  # noqa: B027 - most operations are in the package
+        """Raise ConfigError or StepError where this process lacks what `apply` needs, such as a user's module. A look that
+        costs little; a worker on another machine takes it before the first block."""
+
     def finish(self, role: str, rows: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa.RecordBatch]:
         """Turn the rows of all blocks, in block order, into the table `role`; as they are unless overridden.
 

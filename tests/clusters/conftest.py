@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,12 @@ class Site:
         place = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
         self._run("scheduler", *place, "--scheduler-file", str(told), *self.options)
         deadline = time.monotonic() + 60
-        while not told.exists() and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            with suppress(OSError, ValueError):  # not there yet, or not written to its end
+                self.address = str(json.loads(told.read_text())["address"])
+                return
             time.sleep(0.05)
-        self.address = str(json.loads(told.read_text())["address"])
+        raise RuntimeError("the scheduler did not come up")
 
     def worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         own = ["--nthreads", "1", "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]

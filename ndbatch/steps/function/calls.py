@@ -54,10 +54,14 @@ class Callee:
     setup: Mapping[str, Any] | None
     """Arguments of the class or factory that makes the function; None where it is a function already."""
 
+    def found(self) -> Callable[..., Any]:
+        """Return the function, or what makes it. StepError or ConfigError where its source is not here as on the driver."""
+        _require_source(self.text, self.source)
+        return load_function(self.text)
+
     def load(self) -> Callable[..., Any]:
         """Return the function. StepError where its source is not the driver's or setting it up raises."""
-        _require_source(self.text, self.source)
-        function = load_function(self.text)
+        function = self.found()
         if self.setup is None:
             return function
         with self.blamed("while it was set up"):
@@ -123,6 +127,10 @@ class FunctionOperation(Operation):
     axes: str = field(kw_only=True)
     voxel_size: tuple[float, ...] | None = field(kw_only=True)
 
+    def require_here(self) -> None:
+        """Import the function; a model is not set up."""
+        self.callee.found()
+
     def apply(
         self, inputs: Mapping[str, Patch], box: Box, block: Block, states: Mapping[str, Any]
     ) -> Mapping[str, Any]:
@@ -176,6 +184,10 @@ class PatchedOperation(Operation):
     """Patches a call, along a first axis of their own; None gives one patch without that axis."""
     channels: bool = field(kw_only=True)
     """It returns an axis of channels, one for each array, before those of the patch."""
+
+    def require_here(self) -> None:
+        """Import the function; a model is not set up."""
+        self.callee.found()
 
     def apply(
         self, inputs: Mapping[str, Patch], box: Box, block: Block, states: Mapping[str, Any]
