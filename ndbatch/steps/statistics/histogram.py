@@ -39,10 +39,7 @@ def otsu(counts: Array, centers: Array) -> float:
     return float(threshold_otsu(hist=(counts, centers)))
 
 
-def _nothing_finite() -> PlanError:
-    return PlanError(
-        "threshold: no voxel of the image is finite, so there is no threshold; write method: fixed and a value"
-    )
+NOTHING_FINITE = "threshold: no voxel of the image is finite, so there is no threshold; write method: fixed and a value"
 
 
 def otsu_passes(dtype: Dtype, ndim: int, names: tuple[str, ...], bins: int) -> tuple[Pass, ...]:
@@ -81,10 +78,11 @@ class ValueCounts(Pass):
 
 @dataclass(frozen=True)
 class Range(Pass):
-    """Finds the smallest and the largest finite value."""
+    """Finds the smallest and the largest finite value; `refusal` is said where there is none."""
 
     name: str
     halo: Shape
+    refusal: str = NOTHING_FINITE
 
     def map(self, inputs: Mapping[str, Patch], block: Block, states: Mapping[str, Any]) -> bytes:
         """Return the range of the block; nothing where no voxel is finite."""
@@ -101,7 +99,7 @@ class Range(Pass):
                 low = ends[0] if low is None else min(low, ends[0])
                 high = ends[1] if high is None else max(high, ends[1])
         if low is None or high is None:
-            raise _nothing_finite()
+            raise PlanError(self.refusal)
         return Constant(np.array([low, high]))
 
 
