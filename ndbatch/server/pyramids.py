@@ -54,23 +54,37 @@ def reason(service: Service, channel: Channel) -> str:
     return str(_kept(service, channel).get("reason", ""))
 
 
+def stale(channel: Channel) -> bool:
+    """Return whether voxels were written, by any protocol, since the coarser levels were made."""
+    return any(isinstance(facts, Mapping) and facts.get("stale") for facts in channel.extra.values())
+
+
+def note_write(service: Service, channel: Channel) -> None:
+    """Remember that the coarser levels of a channel, there or being made, do not follow from its voxels any more."""
+    if not stale(channel) and (channel.levels > 1 or making(service, channel) is Making.RUNNING):
+        _mark(service, channel, True)
+
+
 def begin(
     service: Service,
     channel: Channel,
     levels: int,
     factors: Mapping[str, int],
-    done: Callable[[], None],
+    done: Callable[[], None] = lambda: None,
     resting: Making = Making.IDLE,
 ) -> None:
     """Begin to make `levels` levels, level 0 included, and return; those that are there are made anew.
 
-    `factors` are voxels along z, y, x to one of the next level; `done` is called when all are there. Raises Conflict where they
-    are being made already.
+    `factors` are voxels along z, y, x to one of the next level; `done` is called when all are there. What is written meanwhile
+    makes them `stale`. Raises Conflict where they are being made already.
     """
     with service.catalogue.transaction():
         if making(service, channel) is Making.RUNNING:
             raise Conflict(f"levels of {channel.project}/{channel.name} are being made already")
         _keep(service, channel, Making.RUNNING)
+        _mark(
+            service, channel, False
+        )  # before the first voxel is read: what is written from now on makes them stale again
     arguments = (service, channel, levels, dict(factors), done, resting)
     threading.Thread(target=_make, args=arguments, name="ndbatch-levels", daemon=True).start()
 
@@ -88,6 +102,8 @@ def _make(
     """Make the levels and keep what came of it; a failure is logged and kept, since nobody waits here."""
 
     def look(event: events.Event) -> None:
+        if isinstance(event, events.RunEnded):
+            return  # too late to stop anything
         if _kept(service, channel).get("state") == Making.CANCELLED:
             raise KeyboardInterrupt
 
@@ -97,8 +113,12 @@ def _make(
             done()
         elif _kept(service, channel).get("state") != Making.CANCELLED:
             state, why = Making.FAILED, "some blocks failed"
+        else:
+            _mark(service, channel, True)
     except NdbatchError as error:
         state, why = Making.FAILED, error.message
+    except KeyboardInterrupt:  # between two runs, where none is there to take it
+        _mark(service, channel, True)
     except Exception as error:
         LOG.exception("levels of %s", channel.url)
         state, why = Making.FAILED, str(error)
@@ -110,6 +130,17 @@ def _make(
     except NdbatchError as error:  # the channel was removed meanwhile
         LOG.warning("levels of %s: %s", channel.url, error.message)
         service.catalogue.forget(SCOPE, _key(channel))
+
+
+def _mark(service: Service, channel: Channel, old: bool) -> None:
+    """Keep that levels are stale, or forget it for every protocol."""
+    known = service.catalogue.channel(channel.project, channel.name)
+    extra = {
+        name: {key: value for key, value in facts.items() if key != "stale"} if isinstance(facts, Mapping) else facts
+        for name, facts in known.extra.items()
+    }
+    extra["pyramid"] = {"stale": old}
+    service.catalogue.change_channel(channel.project, channel.name, extra=extra)
 
 
 def _all_made(service: Service, channel: Channel, levels: int, factors: dict[str, int], look: events.Observer) -> bool:

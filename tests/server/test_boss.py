@@ -20,6 +20,7 @@ from PIL import Image
 
 import ndbatch as nb
 from ndbatch.geometry import Box
+from ndbatch.server.pyramids import Making, making, note_write
 from ndbatch.server.service import Access, Service
 from ndbatch.testing.serving import serving
 
@@ -473,3 +474,32 @@ def test_no_request_brings_it_down(wire: Wire, method: str, parts: list[str], qu
     """Whatever is asked is answered, never with a failure of the service."""
     reply = wire(method, f"/v1/{'/'.join(parts)}{query}", body)
     assert reply.status < 500, reply.data
+
+
+def test_levels_follow_what_any_protocol_writes(wire: Wire) -> None:
+    """What is written while levels are made, or after, by whomever, makes them stale; cancelled ones are never whole."""
+    channel = wire.service.catalogue.channel("embryo", "em")
+    path = "/v1/downsample/lab/embryo/em/"
+
+    def status() -> str:
+        return str(wire("GET", path).json()["status"])
+
+    def settled() -> str:
+        until = time.monotonic() + 20
+        while (found := status()) == "IN_PROGRESS":
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        return found
+
+    assert wire.status("POST", path) == (201, None)
+    note_write(wire.service, wire.service.catalogue.channel("embryo", "em"))
+    assert settled() == "NOT_DOWNSAMPLED"
+    assert wire.status("POST", path) == (201, None)
+    assert settled() == "DOWNSAMPLED"
+    note_write(wire.service, wire.service.catalogue.channel("embryo", "em"))
+    assert wire.status("POST", path) == (201, None)
+    cancelled = wire.status("DELETE", path)[0]
+    assert settled() == ("NOT_DOWNSAMPLED" if cancelled == 204 else "DOWNSAMPLED")
+    wire.service.catalogue.keep("pyramids", "embryo/em", b'{"state": "running", "process": 4194303}')
+    assert making(wire.service, channel) is Making.FAILED
+    assert status() == "FAILED"

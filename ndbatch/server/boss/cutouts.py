@@ -32,6 +32,7 @@ from ndbatch.server.boss.errors import (
 from ndbatch.server.boss.tree import Tree, datatype, own
 from ndbatch.server.calls import Call
 from ndbatch.server.catalogue import Channel, Project
+from ndbatch.server.pyramids import note_write
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -184,7 +185,8 @@ def _store(service: Service, where: Region, data: Array | None) -> None:
     if not inside.empty:
         target = inside if has_time else Box(inside.start[1:], inside.stop[1:])
         service.voxels.write(volume, target, new.reshape(target.shape), merge=data is not None)
-    levels.note_write(service, where.channel)
+    if where.level == 0:
+        note_write(service, where.channel)
 
 
 # -- bodies ----------------------------------------------------------------------------------------------------------------------

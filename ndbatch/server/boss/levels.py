@@ -14,10 +14,10 @@ from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.boss.geometry import AXES, CUBOID
 from ndbatch.server.boss.errors import INVALID_STATE, BossError
-from ndbatch.server.boss.tree import Tree, frame_name, own, with_own
+from ndbatch.server.boss.tree import Tree, frame_name, own
 from ndbatch.server.calls import Call, as_json
 from ndbatch.server.catalogue import Channel, Project
-from ndbatch.server.pyramids import Making, begin, cancel, making
+from ndbatch.server.pyramids import Making, begin, cancel, making, stale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,16 +69,10 @@ def status(service: Service, project: Project, channel: Channel) -> str:
         return "IN_PROGRESS"
     if now is Making.FAILED:
         return "FAILED"
-    if own(channel).get("stale"):
+    if stale(channel):
         return NOT_DONE
     count = level_count(service, project)
     return DONE if count > 1 and fitting(service, project, channel) >= count else NOT_DONE
-
-
-def note_write(service: Service, channel: Channel) -> None:
-    """Remember that the coarser levels of a channel, if it has any, no longer follow from its voxels."""
-    if channel.levels > 1 and not own(channel).get("stale"):
-        service.catalogue.change_channel(channel.project, channel.name, extra=with_own(channel, stale=True))
 
 
 def respond(service: Service, call: Call, parts: Sequence[str]) -> Response:
@@ -98,13 +92,8 @@ def respond(service: Service, call: Call, parts: Sequence[str]) -> Response:
     if found in (*RUNNING, DONE):
         raise BossError(f"the status of {channel.name} is {found}", INVALID_STATE, 409)
     factors = dict(zip(AXES, factor(project, 1), strict=True))
-    begin(service, channel, level_count(service, project), factors, lambda: _made(service, channel))
+    begin(service, channel, level_count(service, project), factors)
     return Response(status_code=201)
-
-
-def _made(service: Service, channel: Channel) -> None:
-    known = service.catalogue.channel(channel.project, channel.name)
-    service.catalogue.change_channel(channel.project, channel.name, extra=with_own(known, stale=False))
 
 
 def _pyramid(service: Service, project: Project, channel: Channel) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def routes(service: Service) -> list[BaseRoute]:
     made: list[BaseRoute] = [
         Route(path, endpoint(ping, answers, limit), methods=["GET"]) for path in ("/ping/", "/ping")
     ]
-    made.append(Route("/v1/{rest:path}", endpoint(respond, answers, limit), methods=list(METHODS)))
+    for version in ("v1", "latest"):  # the second is what Neuroglancer asks for
+        made.append(Route(f"/{version}/{{rest:path}}", endpoint(respond, answers, limit), methods=list(METHODS)))
     made.append(Route("/v0.{minor:int}/{rest:path}", endpoint(old, answers, limit), methods=list(METHODS)))
     return made
