@@ -175,7 +175,7 @@ class Service:
         return found if isinstance(found, dict) else {}
 
     def set_metadata(self, token: str, document: Mapping[str, Any]) -> None:
-        """Keep a document with a token, in place of what was there."""
+        """Keep a document with a token: its fields in place of those that were there."""
         self._lims().post_json(f"/metadata/ocp/set/{segment(token)}", dict(document))
 
     def _lims(self) -> Client:

@@ -123,7 +123,9 @@ def metadata(service: Service, call: Call, parts: Sequence[str]) -> Response:
         service.access.require_write(shown)
     except Denied as error:
         return as_json({"message": error.message}, 403)
-    service.catalogue.keep(LIMS, parts[2], json.dumps(document).encode())
+    with service.catalogue.transaction():  # old clients send what they change alone, such as their list of subvolumes
+        merged = {**kept_metadata(service, parts[2]), **document}
+        service.catalogue.keep(LIMS, parts[2], json.dumps(merged).encode())
     return as_json({"_id": 1})
 
 
