@@ -69,10 +69,11 @@ def base_of(call: Call) -> str:
 
 
 def _viewed(known: list[Known]) -> str:
-    """Return the address that the viewer is given: the first of those that it knows."""
-    for one in known:
-        if "Neuroglancer" in one.taken_by:
-            return one.text
+    """Return the address that the viewer is given: precomputed, which is what it likes best, or zarr."""
+    for scheme in ("precomputed://", "zarr://"):
+        for one in known:
+            if one.text.startswith(scheme):
+                return one.text
     raise NotFound("Neuroglancer has no source for this volume")
 
 

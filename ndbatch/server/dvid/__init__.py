@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute, Route
 
+from ndbatch.server.addresses import Known
 from ndbatch.server.calls import endpoint
 from ndbatch.server.dvid.asking import answers
 
 if TYPE_CHECKING:
+    from ndbatch.server.catalogue import Channel, Project
     from ndbatch.server.service import Service
 
 
@@ -19,3 +21,11 @@ def routes(service: Service) -> list[BaseRoute]:
 
     asked = endpoint(Versions(service).handle, answers, service.body_limit)
     return [Route("/api/{path:path}", asked, methods=["GET", "HEAD", "POST", "PUT", "DELETE"])]
+
+
+def address(service: Service, base: str, project: Project, channel: Channel) -> Known | None:
+    """Return the address of a channel: the first version of its repository, and its instance."""
+    from ndbatch.server.dvid.repository import Repository
+
+    root = Repository(service.catalogue, project.name).dag["root"]
+    return Known(f"dvid://{base}/{root}/{channel.name}", "Neuroglancer, clients of DVID and ndbatch")
