@@ -1,193 +1,206 @@
-"""Reading a volume from a service with latency: ndbatch beside the service's published client.
+"""512 chunks of 64^3 voxels by HTTP with 20 ms of latency for each request: how many a second, lazily and through a run.
 
-    python benchmarks/services.py boss [--latency 0.02] [--rounds 3]
+    python benchmarks/services.py [--latency 0.02] [--rounds 3] [--workers 2]
 
-512 chunks of 64 x 64 x 64 voxels, uint8, from `ndbatch serve` in a process of its own that waits before each answer. Every
-contender is a fresh process, they take turns, and each checks what it read. Seconds are those of reading alone: interpreters,
-imports and worker processes that start before the first request are left out for all of them.
+A process of its own answers from memory after the latency, so that the reader is measured and not the server; the last rows read
+the same chunks from `ndbatch serve`, which computes them, with the same latency before it. The voxels are EM-like noise, uint8: a
+chunk is 256 KiB raw. What is read is compared with what was written.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-EDGE, CHUNK = 512, 64
-CHUNKS = (EDGE // CHUNK) ** 3
-THREADS = 32
-"""Threads of `Volume.dask().compute(num_workers=...)`: dask counts cores, and these threads wait for the network."""
+import ndbatch as nb
+
+SHAPE, CHUNK = (512, 512, 512), (64, 64, 64)
+CHUNKS = 512
+AIM = 600
 
 
-def truth() -> Any:
-    """Return the voxels, z, y, x: noise over a gradient, as an electron micrograph compresses (little)."""
-    noise = np.random.default_rng(0).integers(0, 64, (EDGE, EDGE, EDGE), "uint8")
-    noise += np.arange(EDGE, dtype="uint8")[:, None, None] // 4
-    return noise
+class Memory(asyncio.Protocol):
+    """Answers GET and HEAD from `files` after `latency` seconds; requests of one connection one after the other."""
+
+    files: dict[str, bytes]
+    latency: float
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin a connection."""
+        self.transport: Any = transport
+        self.rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every whole request, later."""
+        self.rest += data
+        while b"\r\n\r\n" in self.rest:
+            head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+            asyncio.get_running_loop().call_later(self.latency, self.answer, head)
+
+    def answer(self, head: bytes) -> None:
+        """Answer one request."""
+        method, path, _ = head.split(b"\r\n")[0].split(b" ")
+        body = self.files.get(path.decode())
+        status = b"200 OK" if body is not None else b"404 Not Found"
+        body = body or b""
+        self.transport.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: %d\r\n\r\n" % len(body))
+        if method == b"GET":
+            self.transport.write(body)
 
 
-def serve(folder: str, latency: float) -> None:
-    """Serve a folder until killed, each answer `latency` seconds late; print the address first."""
-    import uvicorn
+async def serve_memory(folder: Path, latency: float) -> None:
+    """Serve the files below `folder`, read once, and print the port."""
+    Memory.files = {f"/{p.relative_to(folder)}": p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    Memory.latency = latency
+    server = await asyncio.get_running_loop().create_server(Memory, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
 
-    from ndbatch.server.running import listening
+
+def serve_volumes(folder: Path, latency: float) -> None:
+    """Serve the volumes below `folder` as `ndbatch serve` does, each answer `latency` seconds late, and print the port."""
+    from ndbatch.server import running
     from ndbatch.server.scan import fill
-    from ndbatch.server.service import Access, Service, application
+    from ndbatch.server.service import Access, Service
 
-    service = Service(Path(folder), Access("anyone"))
+    service = Service(folder, Access("nobody"))
     fill(service)
-    app = application(service)
+    inner = running.watched(service)
 
     async def late(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await asyncio.sleep(latency)
-        await app(scope, receive, send)
+        await asyncio.sleep(latency)
+        await inner(scope, receive, send)
 
-    bound = listening("127.0.0.1", 0)
-    print(f"http://127.0.0.1:{bound.getsockname()[1]}", flush=True)
-    config = uvicorn.Config(late, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=75)
-    uvicorn.Server(config).run(sockets=[bound])
+    bound = running.listening("127.0.0.1", 0)
+    print(bound.getsockname()[1], flush=True)
+    running.server(late).run(sockets=[bound])
 
 
-# -- contenders: each returns seconds and what was read ------------------------------------------------------------------------
-
-
-def by_dask(scheme: str, url: str) -> tuple[float, Any]:
-    """Read all of a volume through `Volume.dask()`."""
-    import dask.array  # noqa: F401
-
-    import ndbatch as nb
-
-    volume = nb.open(address(scheme, url))
-    begun = time.perf_counter()
-    found = volume.dask({"z": CHUNK, "y": CHUNK, "x": CHUNK}).compute(num_workers=THREADS)
-    return time.perf_counter() - begun, found
-
-
-def by_run(scheme: str, url: str) -> tuple[float, Any]:
-    """Copy a volume with a run, in blocks that the planner chooses; from the start of its first stage to the end of the run."""
-    import ndbatch as nb
-    from ndbatch.events import Event, StageStarted
-
-    begun = 0.0
-
-    def watch(event: Event) -> None:
-        nonlocal begun
-        if isinstance(event, StageStarted) and not begun:
-            begun = time.perf_counter()
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = {
-            "name": "read",
-            "inputs": {"image": address(scheme, url)},
-            "steps": [{"copy": {"input": "image", "output": "copied"}}],
-            "outputs": {"copied": {"url": f"{folder}/copied.zarr", "create": True}},
-            "cluster": {"kind": "processes", "workers": 2},
-            "directory": f"{folder}/run",
-        }
-        result = nb.run(config, observers=[watch], report=False)
-        seconds = time.perf_counter() - begun
-        assert result.status == "done", result
-        return seconds, nb.open(f"{folder}/copied.zarr")[...]
-
-
-def by_intern(scheme: str, url: str) -> tuple[float, Any]:
-    """Read all of a channel with intern, in as many processes as it takes by itself."""
-    warnings.simplefilter("ignore")
-    from intern.remote.boss import BossRemote
-
-    remote = BossRemote({"protocol": "http", "host": url.removeprefix("http://"), "token": "public"})
-    channel = remote.get_channel("em", "lab", "embryo")
-    whole = [0, EDGE]
-    begun = time.perf_counter()
-    found = remote.get_cutout(channel, 0, whole, whole, whole, parallel=True, chunk_size=(CHUNK, CHUNK, CHUNK))
-    return time.perf_counter() - begun, found
-
-
-def address(scheme: str, url: str) -> str:
-    """Return the address of the volume at a service."""
-    host = url.removeprefix("http://")
-    return {"boss": f"boss://{host}/lab/embryo/em"}[scheme]
-
-
-CONTENDERS: dict[str, dict[str, Callable[[str, str], tuple[float, Any]]]] = {
-    "boss": {"ndbatch dask": by_dask, "ndbatch run": by_run, "intern parallel": by_intern},
-}
-
-
-def contend(scheme: str, name: str, url: str) -> None:
-    """Be one contender: read, check, print the seconds."""
-    seconds, found = CONTENDERS[scheme][name](scheme, url)
-    assert np.array_equal(found, truth()), f"{name} read something else"
-    print(json.dumps(seconds))
-
-
-def compare(scheme: str, latency: float, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each contender, in turns."""
-    import ndbatch as nb
-
-    taken: dict[str, list[float]] = {name: [] for name in CONTENDERS[scheme]}
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "lab" / "embryo" / "em.zarr"
-        volume = nb.create(
-            place, shape=(EDGE,) * 3, dtype="uint8", chunks=(CHUNK,) * 3, voxel_size=(0.04, 0.004, 0.004)
-        )
-        volume.write(volume.domain, truth())
-        this = [sys.executable, __file__]
-        service = subprocess.Popen(
-            [*this, "serve", folder, "--latency", str(latency)], stdout=subprocess.PIPE, text=True
-        )
+@contextlib.contextmanager
+def serving(kind: str, folder: Path, latency: float) -> Iterator[str]:
+    """Serve from another process; yield its address."""
+    command = [sys.executable, __file__, "--serve", kind, "--folder", str(folder), "--latency", str(latency)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         try:
-            assert service.stdout is not None
-            url = service.stdout.readline().strip()
-            for _ in range(rounds):
-                for name, seconds in taken.items():
-                    done = subprocess.run(
-                        [*this, scheme, "--contender", name, "--url", url],
-                        stdout=subprocess.PIPE,
-                        text=True,
-                        check=True,
-                    )
-                    seconds.append(json.loads(done.stdout.splitlines()[-1]))
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
         finally:
-            service.kill()
-            service.wait()
-    return taken
+            process.terminate()
+
+
+def lazily(url: str, threads: int) -> tuple[float, bool]:
+    """Read all by `Volume.dask()` in `threads` threads; return seconds, and whether the voxels are right."""
+    volume = nb.open(url)
+    lazy = volume.dask().sum(dtype="uint64")
+    begun = time.perf_counter()
+    total = lazy.compute(scheduler="threads", num_workers=threads)
+    return time.perf_counter() - begun, int(total) == TOTAL[0]
+
+
+def at_once(url: str) -> tuple[float, bool]:
+    """Read all in eight boxes of 64 chunks."""
+    volume = nb.open(url)
+    begun = time.perf_counter()
+    total = sum(int(volume[z : z + 64].sum(dtype="uint64")) for z in range(0, 512, 64))
+    return time.perf_counter() - begun, total == TOTAL[0]
+
+
+def by_a_run(url: str, workers: int, side: int) -> tuple[float, bool]:
+    """Threshold all by a run, `side` voxels a block; the seconds are those of the stage, its local writes among them."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds: list[float] = []
+        result = nb.run(
+            {
+                "name": "read",
+                "inputs": {"image": url},
+                "steps": [{"threshold": {"input": "image", "value": 250, "output": "mask"}}],
+                "outputs": {"mask": {"url": f"{folder}/mask.zarr", "chunks": {"z": 64, "y": 64, "x": 64}}},
+                "blocks": {"z": side, "y": side, "x": side},
+                "cluster": {"kind": "threads", "workers": workers},
+                "directory": f"{folder}/run",
+            },
+            report=False,
+            observers=[lambda event: seconds.append(event.seconds) if type(event).__name__ == "StageEnded" else None],
+        )
+        mask = nb.open(f"{folder}/mask.zarr")
+        right = result.status == "done" and int(mask[:64].sum(dtype="uint64")) * 8 == TOTAL[1]
+        return seconds[0], right
+
+
+TOTAL = [0, 0]
+"""The sum of all voxels, and the number of those above the threshold."""
 
 
 def main() -> None:
-    """Run what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("service", choices=[*CONTENDERS, "serve"])
-    parser.add_argument("folder", nargs="?")
-    parser.add_argument("--latency", type=float, default=0.02)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--contender")
-    parser.add_argument("--url")
-    given = parser.parse_args()
-    if given.service == "serve":
-        serve(given.folder, given.latency)
-    elif given.contender:
-        contend(given.service, given.contender, given.url)
+    """Measure and print a table."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--serve", choices=("memory", "volumes"))
+    options.add_argument("--folder", type=Path)
+    options.add_argument("--latency", type=float, default=0.02)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--workers", type=int, default=2)
+    given = options.parse_args()
+    if given.serve == "memory":
+        asyncio.run(serve_memory(given.folder, given.latency))
+    elif given.serve == "volumes":
+        serve_volumes(given.folder, given.latency)
     else:
-        print(f"{CHUNKS} chunks of {CHUNK}^3 from {given.service}, {given.latency * 1e3:g} ms, {os.cpu_count()} cores")
-        for name, seconds in compare(given.service, given.latency, given.rounds).items():
-            middle = statistics.median(seconds)
-            print(
-                f"{name:16} {middle:6.2f} s  {CHUNKS / middle:5.0f} chunks/s  ({', '.join(f'{s:.2f}' for s in seconds)})"
-            )
+        measure(given.latency, given.rounds, given.workers)
+
+
+def content() -> Any:
+    """Return voxels of EM-like noise."""
+    noise = np.random.default_rng(5).normal(128, 30, (64, 512, 512))
+    return np.tile(noise.clip(0, 255).astype("uint8"), (8, 1, 1))
+
+
+def measure(latency: float, rounds: int, workers: int) -> None:
+    """Print chunks a second of every way to read."""
+    fast = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(dir=fast) as name:
+        folder, data = Path(name), content()
+        TOTAL[:] = [int(data.sum(dtype="uint64")), int((data > 250).sum())]
+        (folder / "lab").mkdir()
+        for url in (f"{folder}/lab/em.zarr", f"precomputed://{folder}/em"):
+            volume = nb.create(url, shape=SHAPE, dtype="uint8", chunks=CHUNK)
+            volume.write(volume.domain, data)
+        print(
+            f"{CHUNKS} chunks of 64^3, uint8, {latency * 1000:.0f} ms a request, {workers} workers (aim: {AIM} chunks a second)"
+        )
+        for kind, urls in (
+            ("memory", {"precomputed": "precomputed://{}/em", "zarr": "zarr://{}/lab/em.zarr"}),
+            ("volumes", {"precomputed": "precomputed://{}/precomputed/lab/em", "zarr": "zarr://{}/zarr/lab/em"}),
+        ):
+            with serving(kind, folder, latency) as base:
+                for form, pattern in urls.items():
+                    url = pattern.format(base)
+                    ways = {
+                        "dask, 32 threads": lambda url=url: lazily(url, 32),
+                        "dask, 8 threads": lambda url=url: lazily(url, 8),
+                        "boxes of 64 chunks": lambda url=url: at_once(url),
+                        "run, blocks of 128": lambda url=url: by_a_run(url, workers, 128),
+                        "run, blocks of 64": lambda url=url: by_a_run(url, workers, 64),
+                    }
+                    for way, read in ways.items():
+                        cpu = time.process_time()
+                        found = [read() for _ in range(rounds)]
+                        cpu = (time.process_time() - cpu) / rounds / CHUNKS * 1000
+                        right = all(ok for _, ok in found)
+                        rate = CHUNKS / statistics.median(seconds for seconds, _ in found)
+                        said = "right" if right else "WRONG"
+                        print(f"{kind:8} {form:12} {way:20} {rate:7.0f}  {cpu:5.2f} ms CPU a chunk  {said}", flush=True)
 
 
 if __name__ == "__main__":

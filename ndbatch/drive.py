@@ -116,6 +116,7 @@ class Driver:
             time_limit=self.plan.config.time_limit_seconds,
             memory_limit=self.plan.memory_limit,
             search=str(self.plan.config.base),
+            ahead=self.plan.costs[stage.index].ahead,
             resources=stage.asks(self.plan.steps),
         )
 

@@ -28,6 +28,10 @@ AUTO_BYTES = 256 * 2**20
 BLOCK_COST = 50_000
 """Cost of one block beside its voxels, in voxels: messages, chunk look-ups, Python."""
 
+REQUESTS, AHEAD_BYTES = 24, 32 * 2**20
+"""Chunks that a worker has asked a bucket or a service for at the same time, as far as the blocks read ahead for it take no more
+than so many bytes: at 20 ms an answer, one block after another would wait most of the time."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -39,6 +43,8 @@ class Cost:
     written: int
     voxels: int
     """Voxels of the largest box that is computed."""
+    ahead: int = 1
+    """Blocks whose input is read while one is computed."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,14 @@ class Workload:
     """Bytes of a worker before it holds a voxel."""
     reading: Mapping[str, float] = field(default_factory=dict)
     """Bytes a voxel that reading an input takes beside its voxels, by name."""
+    far: Mapping[str, Shape] = field(default_factory=dict)
+    """Chunks of the inputs that lie in buckets and services, by name, in voxels of the input."""
 
     def cost(self, stage: Stage, block: Shape) -> Cost:
         """Return the cost of an interior block of `block` voxels. Every term is named; a test holds the sum against a run.
 
-        One block is computed while the next one is read and the last one is written, so loads and stores count twice.
+        One block is computed while the next one is read (more than one from far away) and the last one is written, so
+        loads and stores count twice.
         """
         loads = sum(self._bytes(stage, block, load.halo, self.infos[load.name]) for load in stage.loads)
         reading = max((self._reading(stage, block, load) for load in stage.loads), default=0.0)
@@ -77,7 +86,18 @@ class Workload:
                 made += sum(self._bytes(stage, block, call.halo, info) for info in arrays)
         none = (0,) * len(block)
         stores = sum(self._bytes(stage, block, none, self.infos[name]) for name in stage.stores)
-        return Cost(int(self.base + 2 * loads + reading + made + working + 2 * stores), loads, stores, largest)
+        ahead = self._ahead(stage, block, loads)
+        memory = self.base + (1 + ahead) * loads + ahead * reading + made + working + 2 * stores
+        return Cost(int(memory), loads, stores, largest, ahead)
+
+    def _ahead(self, stage: Stage, block: Shape, loads: int) -> int:
+        """Return how many blocks to read ahead, so that about `REQUESTS` chunks are asked for at a time."""
+        requests = 0
+        for load in stage.loads:
+            if load.name in self.far:
+                extent = self._extent(stage, block, load.halo, self.infos[load.name])
+                requests += math.prod(-(-n // c) for n, c in zip(extent, self.far[load.name], strict=True))
+        return max(1, min(-(-REQUESTS // requests), AHEAD_BYTES // max(1, loads))) if requests else 1
 
     def _reading(self, stage: Stage, block: Shape, load: Load) -> float:
         """Return the bytes that reading an input for a block takes beside the voxels it gives."""

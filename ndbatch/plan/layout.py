@@ -50,7 +50,13 @@ class Work:
         """Return what `stages`, which go over blocks of `scale`, cost."""
         base = BASE_BYTES + (DASK_BYTES if self.config.cluster.is_dask else 0)
         reading = {name: volume.reading_bytes for name, volume in self.sources.items()}
-        return Workload(stages, self.steps, self.infos, self.region.coarsened(scale), self.axes, base, reading)
+        far = {name: volume.chunks for name, volume in self.sources.items() if is_far(volume)}
+        return Workload(stages, self.steps, self.infos, self.region.coarsened(scale), self.axes, base, reading, far)
+
+
+def is_far(volume: Volume) -> bool:
+    """Return whether reading a volume waits for a network: buckets, web servers, services."""
+    return volume.abilities.service or volume.address.place != "file"
 
 
 @dataclass(frozen=True)

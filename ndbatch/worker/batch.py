@@ -6,10 +6,11 @@ import errno
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,59 +68,54 @@ class BatchRunner:
         search_in(work.search)
         self._worker = worker
         self._notice = notice or (lambda block: None)
-        self._reader = ThreadPoolExecutor(1, "ndbatch-read") if work.stage.loads else None
+        self._reader = ThreadPoolExecutor(work.ahead, "ndbatch-read") if work.stage.loads else None
         self._writer = ThreadPoolExecutor(1, "ndbatch-write") if work.stage.stores else None
-        self._ahead: tuple[int, Future[_Timed] | None] = (-1, None)
+        self._coming: dict[int, Future[_Timed]] = {}
+        """What is being read, by block."""
 
     def close(self) -> None:
         """Let the threads go; what hangs is left behind."""
         for lane in (self._reader, self._writer):
             if lane is not None:
                 lane.shutdown(wait=False, cancel_futures=True)
-        self._ahead = (-1, None)
+        self._coming.clear()
 
     def run(self, batch: Batch, following: Callable[[], Batch | None] = lambda: None) -> BatchResult:
         """Do the blocks of `batch` and return what came of each; faults are data, nothing is raised.
 
-        `following` gives the batch that will be run next, if it is there already; it is asked when the last block's input
-        has come, and the first block of that batch is read from then on.
+        `following` gives the batch that will be run next, if it is there already; it is asked once, when the input of the first
+        block has come after which this batch has too few left, and the first blocks of that batch are read from then on.
         """
         begun = time.perf_counter()
         found = _Collected()
         writing: tuple[Block, Future[_Timed], list[float]] | None = None
-        blocks = [self.work.grid[index] for index in batch.blocks]
-        place, ahead = self._ahead
-        self._ahead = (-1, None)
-        if blocks and place != blocks[0].index:
-            ahead = self._read(blocks[0])
-        for number, block in enumerate(blocks, 1):
-            coming, ahead = ahead, None
-            follower: Block | None = None
-            self._notice(block.index)
+        indices, depth = list(batch.blocks), self.work.ahead
+        upcoming = list(indices)
+        for number, index in enumerate(indices, 1):
+            block = self.work.grid[index]
+            self._notice(index)
             try:
-                patches, timing = self._arrived(coming)
-                follower = blocks[number] if number < len(blocks) else self._first(following())
-                ahead = self._read(follower)
+                self._read(upcoming[number - 1 : number - 1 + depth])
+                patches, timing = self._arrived(self._coming.pop(index, None))
+                if len(upcoming) == len(indices) < number + depth:
+                    upcoming += self._first(following()) or [-1]
+                self._read(upcoming[number : number + depth])
                 writing = self._one(block, patches, timing, batch, found, writing)
             except BaseException as error:
                 if isinstance(error, (KeyboardInterrupt, SystemExit)):
                     raise
-                found.faults.append(fault_of(block.index, error))
+                found.faults.append(fault_of(index, error))
                 found.retire |= isinstance(error.__cause__, _Stuck)
-                if ahead is None and number < len(blocks):
-                    ahead = self._read(blocks[number])
-            found.touched.add(block.index)
+            found.touched.add(index)
             if found.retire:
                 break
-            if number == len(blocks) and follower is not None:
-                self._ahead = (follower.index, ahead)
         self._settle(writing, found)
         self._notice(-1)
         return self._result(batch, found, time.perf_counter() - begun)
 
-    def _first(self, batch: Batch | None) -> Block | None:
-        """Return the first block of `batch`, if there is one."""
-        return self.work.grid[next(iter(batch.blocks))] if batch is not None and len(batch.blocks) else None
+    def _first(self, batch: Batch | None) -> list[int]:
+        """Return the first blocks of `batch`, as many as are read ahead."""
+        return list(islice(batch.blocks, self.work.ahead)) if batch is not None else []
 
     def _one(
         self,
@@ -146,11 +142,15 @@ class BatchRunner:
         found.bytes_written += sum(int(a.nbytes) for a in results.values())
         return block, self._writer.submit(_timed, single.store, self.work, block, results), timing
 
-    def _read(self, block: Block | None) -> Future[_Timed] | None:
-        """Begin to read the input of `block`, where there is a block and anything to read."""
-        if self._reader is None or block is None:
-            return None
-        return self._reader.submit(_timed, single.load, self.work, block)
+    def _read(self, blocks: Sequence[int]) -> None:
+        """Begin to read the input of `blocks`, where there is anything to read; what was begun for others is let go."""
+        if self._reader is None:
+            return
+        for stale in self._coming.keys() - set(blocks):
+            self._coming.pop(stale).cancel()
+        for index in blocks:
+            if index >= 0 and index not in self._coming:
+                self._coming[index] = self._reader.submit(_timed, single.load, self.work, self.work.grid[index])
 
     def _arrived(self, coming: Future[_Timed] | None) -> tuple[dict[str, Patch], list[float]]:
         """Wait for a block's input; return it with the seconds of reading and of waiting."""

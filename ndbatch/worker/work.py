@@ -35,6 +35,8 @@ class Work:
     """The folder of the configuration, where users' modules may be."""
     resources: Mapping[str, float] = field(default_factory=dict)
     """What a worker must offer beside its core, such as {"gpu": 1}."""
+    ahead: int = 1
+    """Blocks whose input is read while one is computed."""
 
     def unwritten(self, name: str) -> str:
         """Return which blocks of the array `name` need not be written, as the operation that makes it says."""
