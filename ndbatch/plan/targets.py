@@ -15,6 +15,7 @@ from ndbatch.config.model import Config, Output
 from ndbatch.errors import ConfigError, Denied, NotFound, PlanError
 from ndbatch.geometry import Box, Shape, common_multiple
 from ndbatch.plan.model import TableTarget, Target
+from ndbatch.plan.objects import objects_target, require_no_objects, table_path
 from ndbatch.plan.program import Bound, Stage, level_of, times
 from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.api import default_chunks
@@ -77,20 +78,20 @@ def table_targets(config: Config, steps: Sequence[Bound], stages: Sequence[Stage
         for role, name in step.table_names().items():
             if name not in config.outputs:
                 continue
-            path = Path(config.outputs[name].url).expanduser()
-            if path.suffix not in TABLE_ENDINGS:
-                raise ConfigError(
-                    f"outputs.{name}: {config.outputs[name].url} is a table of {step.kind}; its name must end in "
-                    f"{' or '.join(TABLE_ENDINGS)}"
-                )
-            path = path if path.is_absolute() else config.run_directory / path
-            if path in taken:
-                raise PlanError(f"outputs.{name}: {path} is the output {taken[path]} already; choose another url")
-            taken[path] = name
+            objects = objects_target(config, name, step.operation.objects.get(role))
+            path = (
+                table_path(config, name, step.kind)
+                if objects is None
+                else config.run_directory / f"{name}-table.parquet"
+            )
+            for place in {path, path if objects is None or objects.file is None else objects.file}:
+                if place in taken:
+                    raise PlanError(f"outputs.{name}: {place} is the output {taken[place]} already; choose another url")
+                taken[place] = name
             stage = next(
                 s.index for s in stages for c in s.calls if isinstance(c, Apply) and c.step == index and c.rows
             )
-            result[name] = TableTarget(name, path, index, role, stage)
+            result[name] = TableTarget(name, path, index, role, stage, objects)
     return result
 
 
@@ -273,11 +274,12 @@ def write_unit(targets: Mapping[str, tuple[Target, Shape]], windows: Shape, regi
     into one by any step, counted from absolute 0. Raises PlanError where targets cannot agree.
     """
     origin = tuple(a // w * w for a, w in zip(region.start, windows, strict=True))
-    fixed = [(t, by) for t, by in targets.values() if not t.create or math.prod(by) > 1]
+    free = {name for name, (t, by) in targets.items() if t.create and t.spec.anchor is None and math.prod(by) == 1}
+    fixed = [entry for name, entry in targets.items() if name not in free]
     anchor = ""
     if fixed:
         first, by = max(fixed, key=lambda entry: math.prod(entry[1]))
-        origin, anchor = times(first.spec.offset, by), f" with those of {first.address.url}"
+        origin, anchor = times(first.spec.origin, by), f" with those of {first.address.url}"
     whole = tuple(_cover(region, origin, i) for i in range(region.ndim))
     units = [tuple(min(w, cover) for w, cover in zip(windows, whole, strict=True))]
     # Along an axis that one window or chunk must hold all of, one block holds all of every target, wherever its chunks begin.
@@ -287,7 +289,7 @@ def write_unit(targets: Mapping[str, tuple[Target, Shape]], windows: Shape, regi
         single = [known or u >= cover for known, u, cover in zip(single, held, whole, strict=True)]
     for target, by in targets.values():
         spec = target.spec
-        unit, offset = times(spec.write_unit, by), times(spec.offset, by)
+        unit, offset = times(spec.write_unit, by), times(spec.origin, by)
         apart = [0 if one else (a - o) % u for one, a, o, u in zip(single, offset, origin, unit, strict=True)]
         if any(apart):
             legal = tuple(r - d for r, d in zip(region.start, apart, strict=True))
@@ -318,12 +320,15 @@ def require_free(targets: Mapping[str, Target], tables: Mapping[str, TableTarget
     for table in tables.values():
         if table.path.exists():
             raise PlanError(f"outputs.{table.name}: {table.path} exists already; remove it or choose another url")
+        if table.objects is not None:
+            require_no_objects(table.name, table.objects, targets)
 
 
 def require_writable(directory: Path, targets: Mapping[str, Target], tables: Mapping[str, TableTarget]) -> None:
     """Raise PlanError or Denied where the run directory or an output could not be written, before any work is done for it."""
     places = {"directory": directory}
     places |= {f"outputs.{name}": table.path for name, table in tables.items()}
+    places |= {f"outputs.{name}": t.objects.file for name, t in tables.items() if t.objects and t.objects.file}
     for name, target in targets.items():
         if target.kept and target.address.place == "file" in store_class(target.address.scheme).abilities.places:
             places[f"outputs.{name}"] = Path(target.address.path)

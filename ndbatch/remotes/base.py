@@ -55,11 +55,13 @@ class ArraySpec:
     kind: Kind = Kind.IMAGE
     level: int = 0
     levels: int = 1
+    anchor: Shape | None = None
+    """The voxel that chunks are counted from, absolute; None for the first voxel of the volume."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
         object.__setattr__(self, "offset", tuple(self.offset) or (0,) * len(self.shape))
-        for name in ("axes", "chunks", "shards", "offset", "voxel_size"):
+        for name in ("axes", "chunks", "shards", "offset", "voxel_size", "anchor"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.shape):
                 raise RemoteError(f"{name} {value} does not fit an array of {len(self.shape)} axes {self.shape}")
@@ -73,6 +75,11 @@ class ArraySpec:
     def domain(self) -> Box:
         """The box of all voxels, in absolute coordinates."""
         return Box.of_shape(self.shape, self.offset)
+
+    @property
+    def origin(self) -> Shape:
+        """The voxel that chunks are counted from, absolute."""
+        return self.offset if self.anchor is None else self.anchor
 
     @property
     def write_unit(self) -> Shape:

@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from ndbatch.errors import PlanError, RemoteError, missing_extra
 from ndbatch.geometry import Box, Shape
 from ndbatch.importing import about_to_act
-from ndbatch.remotes.base import Array, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Volume
 
 OPEN_VOLUMES = 64
 """Volumes that a process keeps open for the tasks of dask graphs."""
@@ -65,7 +66,7 @@ def store(array: Any, volume: Volume, *, compute: bool = True) -> Any:
         raise PlanError(
             f"{volume.url} holds {volume.dtype}, the array {dtype}; cast it first: .astype('{volume.dtype}')"
         )
-    array = _aligned(da.asarray(array), volume.spec.write_unit)
+    array = _aligned(da.asarray(array), volume.spec)
     ones = tuple((1,) * len(sizes) for sizes in array.chunks)
     writer = _Writer(volume, array.chunks)
     written = array.map_blocks(writer, chunks=ones, dtype=bool, meta=_meta(volume.ndim, bool))
@@ -74,6 +75,17 @@ def store(array: Any, volume: Volume, *, compute: bool = True) -> Any:
     written.compute()
     volume.close()
     return None
+
+
+def _sizes(sizes: tuple[int, ...], unit: int, first: int) -> tuple[int, ...]:
+    """Return `sizes` if all chunks but the first begin at `first` plus a multiple of `unit`, else others that do."""
+    starts = np.cumsum((0, *sizes))
+    if all((start - first) % unit == 0 for start in starts[1:-1].tolist()):
+        return sizes
+    step = max(1, round(max(sizes) / unit)) * unit
+    whole = int(starts[-1])
+    cuts = [0, *range(first or step, whole, step), whole]
+    return tuple(b - a for a, b in pairwise(cuts) if b > a)
 
 
 def _dask_array() -> Any:
@@ -101,11 +113,11 @@ def _extents(volume: Volume, chunks: Mapping[str, int] | Sequence[int] | None) -
     return tuple(int(n) for n in extents)
 
 
-def _aligned(array: Any, unit: Shape) -> Any:
-    """Return the array with chunks that begin at whole multiples of `unit`, rechunked along the axes where they do not."""
+def _aligned(array: Any, spec: ArraySpec) -> Any:
+    """Return the array with chunks that begin where the volume's units do, rechunked along the axes where they do not."""
     wanted = tuple(
-        sizes if all(size % n == 0 for size in sizes[:-1]) else max(1, round(max(sizes) / n)) * n
-        for sizes, n in zip(array.chunks, unit, strict=True)
+        _sizes(sizes, n, (origin - start) % n)
+        for sizes, n, start, origin in zip(array.chunks, spec.write_unit, spec.offset, spec.origin, strict=True)
     )
     return array if wanted == array.chunks else array.rechunk(wanted)
 

@@ -133,6 +133,7 @@ class Info:
                 kind=Kind(kind),
                 level=level,
                 levels=levels,
+                anchor=(0, 0, 0) if any(a % n for a, n in zip(first, self.block, strict=True)) else None,
             )
         except ValueError as error:
             raise Corrupt(f"{where}: its info makes no sense ({error})", url=where) from None

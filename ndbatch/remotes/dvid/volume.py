@@ -117,7 +117,8 @@ class DvidVolume(Volume):
         del address
         cubic = len(set(spec.chunks)) == 1 and spec.chunks[0] in EDGES
         chunks = spec.chunks if cubic else (BLOCK,) * spec.ndim
-        return replace(spec, chunks=chunks, shards=None)
+        apart = any(at % n for at, n in zip(spec.offset, chunks, strict=True))  # blocks are counted from 0
+        return replace(spec, chunks=chunks, shards=None, anchor=(0,) * spec.ndim if apart else None)
 
     @classmethod
     def exists(cls, address: Address) -> bool:
