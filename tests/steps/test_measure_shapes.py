@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,8 @@ import pytest
 from scipy import ndimage, stats
 from skimage.measure import regionprops_table
 
-from ndbatch.errors import PlanError
+import ndbatch as nb
+from ndbatch.errors import NdbatchError, PlanError
 from ndbatch.geometry import Box
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import ArrayInfo, Step
@@ -183,6 +185,61 @@ def test_zones_count_objects(tmp_path: Path) -> None:
     np.testing.assert_allclose(regions["density_per_mm3"], [2 / (64 * 1e-6), 1 / (128 * 1e-6)], rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int64", "float32"])
+def test_mean_intensity_of_zones(dtype: str) -> None:
+    """Over every voxel of a zone, of an object or not; exact, so that blocks do not matter; what is not finite is left out."""
+    rng = np.random.default_rng(4)
+    labels = (rng.random((9, 10, 11)) < 0.1).astype(np.uint32)
+    zones = rng.integers(-1, 4, labels.shape).astype(np.int16) * 1000
+    image = rng.integers(0, 60000, labels.shape).astype(dtype)
+    if dtype == "float32":
+        image = (image * 1e-3).astype(dtype)
+        image[4, 4], zones[0, 0, 0], image[0, 0, 0] = np.nan, 77, np.inf
+    step = Measure(labels="labels", intensity="image", zones="zones", zones_output="regions", output="cells")
+    arrays = {"labels": labels, "image": image, "zones": zones}
+    made = run_operation(step, arrays, (4, 3, 5))["regions"]
+    whole = run_operation(step, arrays, (9, 10, 11))["regions"]
+    for name in made.column_names:
+        np.testing.assert_array_equal(made[name], whole[name], name)
+    finite = np.isfinite(image)
+    for zone, mean in zip(made["zone"].to_pylist(), made["intensity_mean"].to_pylist(), strict=True):
+        inside = image[(zones == zone) & finite].astype(np.float64)
+        np.testing.assert_allclose(mean, inside.mean() if inside.size else np.nan, rtol=1e-14)
+    assert made["zone"].to_pylist() == sorted(set(zones.ravel().tolist()) - {0})
+
+
+def test_names_of_zones_lie_beside_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "study").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, data in (("labels", [[[1, 0]]]), ("zones", [[[5, 5]]])):
+        volume = nb.create(f"{tmp_path}/study/{name}.zarr", shape=(1, 1, 2), dtype="uint16", kind="labels")
+        volume.write(volume.domain, np.array(data, np.uint16))
+    step = {
+        "labels": "labels",
+        "zones": "zones",
+        "zones_output": "regions",
+        "zone_names": "names.csv",
+        "output": "cells",
+    }
+    document = {
+        "name": "zones",
+        "inputs": {"labels": "labels.zarr", "zones": "zones.zarr"},
+        "steps": [{"measure": step}],
+        "outputs": {"cells": "cells.csv", "regions": "regions.csv"},
+        "cluster": {"kind": "inline"},
+    }
+    (tmp_path / "study/run.yaml").write_text(json.dumps(document))
+    with pytest.raises(PlanError, match=r"names\.csv does not exist; give the path from the configuration's folder"):
+        nb.run(tmp_path / "study/run.yaml", report=False)
+    (tmp_path / "study/names.csv").write_text("5,cortex\n")
+    result = nb.run(tmp_path / "study/run.yaml", report=False)
+    assert "cortex" in (result.directory / "regions.csv").read_text()
+    # The names are part of what decides the table.
+    (tmp_path / "study/names.csv").write_text("5,thalamus\n")
+    with pytest.raises(NdbatchError, match="fresh"):
+        nb.run(tmp_path / "study/run.yaml", report=False)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -201,7 +258,7 @@ def test_parameters_that_do_not_fit(fields: dict[str, Any], words: str) -> None:
     [
         ((1, 1, 9), {"properties": ("shape",)}, "at least two axes"),
         ((2, 2, 2**22), {"properties": ("shape",)}, "set the offset"),
-        ((9, 9, 9), {"zones": "zones", "zones_output": "r", "zone_names": "/nowhere/a.csv"}, "cannot be read"),
+        ((9, 9, 9), {"zones": "zones", "zones_output": "r", "zone_names": "/nowhere/a.csv"}, "does not exist"),
     ],
 )
 def test_refusals(shape: tuple[int, ...], fields: dict[str, Any], words: str) -> None:

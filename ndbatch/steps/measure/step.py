@@ -18,11 +18,12 @@ from pydantic import Field, model_validator
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Block, Box
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
+from ndbatch.steps.function.models import files_of
 from ndbatch.steps.grouping import in_batches, merged_by_key
 from ndbatch.steps.measure import object_shapes as shapes
 from ndbatch.steps.measure.object_columns import Columns
 from ndbatch.steps.measure.object_rows import ObjectRows, Wanted, combined, rows_of_block
-from ndbatch.steps.measure.zone_rows import ZoneTable, require_names, zone_rows
+from ndbatch.steps.measure.zone_rows import ZoneTable, require_names, without_measured, zone_means, zone_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +37,7 @@ class Measure(Step):
     """Measure every object of a label volume: size, place, extent and, with an image, its intensities."""
 
     kind: ClassVar[str] = "measure"
+    version: ClassVar[int] = 2
 
     labels: str
     """The objects: whole numbers, 0 is background. Voxels of one label are one object, connected or not."""
@@ -53,9 +55,11 @@ class Measure(Step):
     """A volume of zones, such as the regions of an atlas: an object is of the zone that holds most of its voxels, the
     smallest of several."""
     zones_output: str | None = None
-    """The name of a table of the zones: how many objects, how many voxels, and objects per cubic millimetre."""
+    """The name of a table of the zones: how many objects, how many voxels, objects per cubic millimetre, and with an image
+    its mean over all voxels of the zone."""
     zone_names: str | None = None
-    """A CSV file of the zones' names: the first column is the number, the second the name."""
+    """A CSV file of the zones' names, by its path from the configuration's folder: the first column is the number, the second
+    the name."""
     names: Literal["plain", "regionprops"] = "plain"
     """What columns are called: plainly, with units, or as scikit-image's regionprops_table calls them, where it can."""
     output: str
@@ -125,6 +129,10 @@ class Measure(Step):
             zone_table=ZoneTable(require_names(self.zone_names), labels.voxel_size, labels.axes),
         )
 
+    def identity(self) -> dict[str, Any]:
+        """Return what the fingerprint keeps: the parameters, and the content of the file of names."""
+        return {**super().identity(), "files": files_of({"zone_names": self.zone_names or ""})}
+
     def _require_shapes(self, columns: Columns) -> None:
         wanted = [name for name in self.properties if name in ("shape", "surface")]
         if wanted and len(columns.space) < 2:
@@ -166,7 +174,7 @@ class _Measuring(Operation):
             rows = self._with_surroundings(rows, inputs["labels"], block.core)
         made = {"output": self.columns.nothing() if rows is None else rows.to_batch()}
         if "zones" in self.tables and zones is not None:
-            made["zones"] = zone_rows(rows, zones).to_batch()
+            made["zones"] = zone_rows(rows, zones, cores.get("intensity"), block.core, axes)
         return made
 
     def _with_surroundings(self, rows: ObjectRows, labels: Patch, core: Box) -> ObjectRows:
@@ -187,11 +195,22 @@ class _Measuring(Operation):
 
     def finish(self, role: str, rows: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa.RecordBatch]:
         """Yield a row for each object, in order of label, or one for each zone; where there are none, the columns alone."""
-        partial = merged_by_key(rows, "label", lambda table: combined([ObjectRows.of_table(table)]).to_batch(), scratch)
+        objects = without_measured(rows)
+        partial = merged_by_key(objects, "label", lambda t: combined([ObjectRows.of_table(t)]).to_batch(), scratch)
         if role == "zones":
-            yield self.zone_table.counted(ObjectRows.of_table(batch) for batch in partial)
+            counted = (ObjectRows.of_table(batch) for batch in partial)
+            yield self.zone_table.counted(
+                counted, None if self.columns.image is None else zone_means(rows, _inner(scratch))
+            )
             return
         batches = in_batches(self.columns.finished(ObjectRows.of_table(batch)) for batch in partial)
         first = next(batches, None)
         yield self.columns.nothing() if first is None else first
         yield from batches
+
+
+def _inner(scratch: Path) -> Path:
+    """Return a folder in `scratch` for runs of other rows."""
+    folder = scratch / "means"
+    folder.mkdir(exist_ok=True)
+    return folder
