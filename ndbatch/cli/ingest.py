@@ -15,37 +15,45 @@ if TYPE_CHECKING:
     from ndbatch.ingest.upload import Ingested
 
 
+Source = Annotated[str, typer.Argument(metavar="SRC", help="Path or URL of a file: HDF5, TIFF, zarr ...")]
+Destination = Annotated[
+    str, typer.Argument(metavar="DST", help="ndstore://host/token[/channel], boss://host/collection/experiment ...")
+]
+Name = Annotated[str | None, typer.Option(help="Name of the new channel; the file's own if not given.")]
+Meaning = Annotated[Literal["image", "labels", "probability"] | None, typer.Option(help="What the voxels mean.")]
+Dtype = Annotated[str | None, typer.Option(help="Type of a voxel; values that do not fit are refused.")]
+Axes = Annotated[str | None, typer.Option(metavar="tzyx", help="The axes as they are stored.")]
+Offset = Annotated[str | None, typer.Option(metavar="z=0,y=0,x=0", help="Absolute position of the first voxel.")]
+Size = Annotated[str | None, typer.Option(metavar="z=40nm,y=4nm,x=4nm", help="Size of a voxel.")]
+Levels = Annotated[int | None, typer.Option(min=0, help="Coarser levels to make.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="What the service has its own word for, such as scaling=isotropic."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what the file tells.")]
+Directory = Annotated[Path | None, typer.Option(help="The run directory; runs/ingest-NAME here if not given.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Remove what an earlier try made, and start over.")]
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the verbs of this module to `app`."""
     app.command("ingest", short_help="Put a file's volumes into a service.")(ingest)
 
 
 def ingest(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="Path or URL of a file: HDF5, TIFF, zarr ...")],
-    target: Annotated[
-        str,
-        typer.Argument(metavar="DST", help="ndstore://host/token[/channel], boss://host/collection/experiment ..."),
-    ],
-    channel: Annotated[str | None, typer.Option(help="Name of the new channel; the file's own if not given.")] = None,
-    kind: Annotated[
-        Literal["image", "labels", "probability"] | None, typer.Option(help="What the voxels mean.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Type of a voxel; values that do not fit are refused.")] = None,
-    axes: Annotated[str | None, typer.Option(metavar="tzyx", help="The axes as they are stored.")] = None,
-    offset: Annotated[
-        str | None, typer.Option(metavar="z=0,y=0,x=0", help="Absolute position of the first voxel.")
-    ] = None,
-    voxel_size: Annotated[str | None, typer.Option(metavar="z=40nm,y=4nm,x=4nm", help="Size of a voxel.")] = None,
-    levels: Annotated[int | None, typer.Option(min=0, help="Coarser levels to make.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="What the service has its own word for, such as scaling=isotropic."),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what the file tells.")] = False,
-    directory: Annotated[
-        Path | None, typer.Option(help="The run directory; runs/ingest-NAME here if not given.")
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Remove what an earlier try made, and start over.")] = False,
+    source: Source,
+    target: Destination,
+    channel: Name = None,
+    kind: Meaning = None,
+    dtype: Dtype = None,
+    axes: Axes = None,
+    offset: Offset = None,
+    voxel_size: Size = None,
+    levels: Levels = None,
+    option: Options = None,
+    yes: Yes = False,
+    directory: Directory = None,
+    fresh: Fresh = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
