@@ -27,7 +27,7 @@ import numpy as np
 
 EDGE, CHUNK = 512, 64
 CHUNKS = (EDGE // CHUNK) ** 3
-THREADS = 32
+THREADS = 16
 """Threads of `Volume.dask().compute(num_workers=...)`: dask counts cores, and these threads wait for the network."""
 
 
@@ -94,7 +94,7 @@ def by_run(scheme: str, url: str) -> tuple[float, Any]:
             "inputs": {"image": address(scheme, url)},
             "steps": [{"copy": {"input": "image", "output": "copied"}}],
             "outputs": {"copied": {"url": f"{folder}/copied.zarr", "create": True}},
-            "cluster": {"kind": "processes", "workers": 2},
+            "cluster": {"kind": "threads", "workers": 16},
             "directory": f"{folder}/run",
         }
         result = nb.run(config, observers=[watch], report=False)
