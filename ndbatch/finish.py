@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ndbatch.geometry import Box, Grid
 from ndbatch.journal import Journal
-from ndbatch.plan.model import Plan, TableTarget, Target
+from ndbatch.plan.model import ObjectsTarget, Plan, TableTarget, Target
+from ndbatch.ramon.measured import id_column, objects_of
+from ndbatch.ramon.model import Annotation, class_of
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.registry import create_volume, open_volume, store_class
 from ndbatch.steps.payload import unpack_rows
@@ -21,6 +23,8 @@ from ndbatch.worker.block import rows_key
 if TYPE_CHECKING:
     import pyarrow as pa
 
+OBJECTS = 5000
+"""Rows that become objects at a time."""
 SLAB_BYTES = 64 * 2**20
 """What is copied at a time from the staging volume into a file that only one process can write."""
 
@@ -36,8 +40,37 @@ def write_tables(plan: Plan, journal: Journal, complete: frozenset[int]) -> dict
         if known is None or not target.path.exists():
             known = str(_write_table(plan, journal, target))
             journal.set(key, known)
+        if target.objects is not None and journal.get(f"objects:{name}") is None:
+            journal.set(f"objects:{name}", str(_store_objects(journal, target, target.objects)))
         rows[name] = int(known)
     return rows
+
+
+def _store_objects(journal: Journal, target: TableTarget, objects: ObjectsTarget) -> int:
+    """Store the rows of a table that was written as objects, and return how many they are.
+
+    Begun again after a crash, it replaces what it stored before: ids are the rows' own, or are reserved once and kept in the
+    journal before the first of them is used.
+    """
+    from pyarrow import parquet
+
+    store, kind = objects.open(), class_of(objects.type)
+    with parquet.ParquetFile(target.path) as file:
+        count, first = file.metadata.num_rows, 0
+        if id_column(file.schema_arrow.names) is None and count:
+            key = f"ids:{target.name}"
+            if journal.get(key) is None:
+                journal.set(key, str(store.reserve(count).start))
+            first = int(journal.get(key) or 0)
+
+        def rows() -> Iterator[Annotation]:
+            done = 0
+            for batch in file.iter_batches(OBJECTS):
+                yield from objects_of(batch, kind, first + done)
+                done += batch.num_rows
+
+        store.put(rows(), replace=True)
+    return int(count)
 
 
 class _Rows:

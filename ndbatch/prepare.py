@@ -81,7 +81,9 @@ def _created_before(directory: Path, plan: Plan) -> Mapping[str, Any]:
 def _remove(entry: Mapping[str, Any], directory: Path) -> None:
     if entry["type"] == "table":
         Path(entry["url"]).unlink(missing_ok=True)
-        return
+        if "objects" in entry and "://" not in entry["objects"]:
+            Path(entry["objects"]).unlink(missing_ok=True)
+        return  # objects of a channel stay: to delete them is to erase their voxels, which may be the run's input
     address = entry_address(entry, directory)
     if not address.option("level"):  # the levels of a volume go with it
         store_class(address.scheme).delete(address)

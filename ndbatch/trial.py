@@ -111,7 +111,7 @@ def _elsewhere(plan: Plan) -> tuple[dict[str, Output], dict[str, str]]:
     volumes: dict[str, str] = {}
     for name, output in plan.config.outputs.items():
         if name in plan.tables:
-            outputs[name] = output.model_copy(update={"url": f"{name}.parquet"})
+            outputs[name] = output.model_copy(update={"url": f"{name}.parquet", "objects": None})
         else:
             volumes[name] = f"memory://try-{uuid.uuid4().hex}-{name}"
             changes = {"url": volumes[name], "create": True, "chunks": None, "shards": None, "pyramid": None}

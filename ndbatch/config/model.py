@@ -69,6 +69,7 @@ def _is_order(axes: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_is_url)]
+ObjectType = Literal["generic", "synapse", "segment", "neuron", "organelle", "node", "roi"]
 Span = Annotated[tuple[Length, Length], Field(strict=False)]
 """[start, stop) along one axis."""
 
@@ -171,11 +172,14 @@ class Output(Place):
     """Create the volume; with false it must exist already and its voxels are replaced."""
     pyramid: Annotated[Pyramid | None, BeforeValidator(_as_pyramid)] = None
     """Coarser levels to make as well: auto, a number of levels, or a mapping."""
+    objects: ObjectType | None = None
+    """Of a table: make every row a RAMON object of this type, kept at url, a channel of an ndstore or a file (.parquet, .h5,
+    .json). The table itself stays in the run directory."""
 
     @property
     def is_table(self) -> bool:
         """Whether the address is that of a table."""
-        return self.url.lower().endswith(TABLE_ENDINGS)
+        return self.objects is not None or self.url.lower().endswith(TABLE_ENDINGS)
 
     @model_validator(mode="after")
     def _table_has_no_voxels(self) -> Output:
@@ -296,8 +300,11 @@ class Config(Document):
     @model_validator(mode="after")
     def _one_output_a_target(self) -> Config:
         seen: dict[str, str] = {}
+        objects = {step.products.get("output") for step in self.steps if step.kind == "objects"}
         for name, output in self.outputs.items():
             target = output.url.rstrip("/")
+            if "://" in target and (output.objects or name in objects):
+                target += " objects"  # a channel holds its voxels and their objects
             if target in seen:
                 raise _wrong(("outputs", name), f"{output.url} is the target of {seen[target]} too; give each its own")
             seen[target] = name

@@ -36,6 +36,7 @@ def identity(
             name: {
                 "url": config.outputs[level_of(name)[0]].url,
                 "spec": _plain(targets[name].spec) if name in targets else None,
+                **_objects(config.outputs[level_of(name)[0]].objects),
             }
             for name in [*config.outputs, *(name for name in targets if level_of(name)[1])]
         },
@@ -44,6 +45,10 @@ def identity(
         "blocks": {scale_name(scale): list(grid.block) for scale, grid in grids.items()},
     }
     return dict(json.loads(json.dumps(facts, default=str)))
+
+
+def _objects(kind: str | None) -> dict[str, str]:
+    return {} if kind is None else {"objects": kind}
 
 
 def scale_name(scale: Shape) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ndbatch.config.model import Config
 from ndbatch.config.secret import Secret
@@ -15,6 +15,9 @@ from ndbatch.plan.program import Bound, Map, Stage, level_of, ratio
 from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import ArraySpec, Volume
 from ndbatch.steps.base import ArrayInfo
+
+if TYPE_CHECKING:
+    from ndbatch.ramon.store import Objects
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,29 @@ class Target:
 
 
 @dataclass(frozen=True)
+class ObjectsTarget:
+    """Where the rows of a table become RAMON objects."""
+
+    url: str
+    """A channel of an ndstore, or a file (absolute path)."""
+    type: str
+    token: Secret | None = None
+    create: bool = True
+    """Whether no object may be there before."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file; None for a channel."""
+        return None if "://" in self.url else Path(self.url)
+
+    def open(self) -> Objects:
+        """Open the store of the objects."""
+        from ndbatch import ramon
+
+        return ramon.open(self.url, token=self.token)
+
+
+@dataclass(frozen=True)
 class TableTarget:
     """A table that the run writes when all its rows are there."""
 
@@ -46,6 +72,8 @@ class TableTarget:
     step: int
     role: str
     stage: int
+    objects: ObjectsTarget | None = None
+    """Where its rows are kept as objects, too."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +204,7 @@ class Plan:
                 "created": True,
                 "url": str(table.path),
                 "scale": list(self.steps[table.step].frame),
+                **({} if table.objects is None else {"objects": table.objects.url, "object_type": table.objects.type}),
             }
             for name, table in self.tables.items()
         }

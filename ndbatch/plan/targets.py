@@ -96,6 +96,8 @@ def table_targets(config: Config, steps: Sequence[Bound], stages: Sequence[Stage
 
 
 def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: Box, default: Shape) -> Target:
+    if output.objects is not None:
+        raise ConfigError(f"outputs.{name}: objects are rows of a table, but {name} is an array; measure it first")
     if output.url.endswith(TABLE_ENDINGS):
         raise ConfigError(
             f"outputs.{name}: {output.url} is a table, but {name} is an array; use a volume such as {name}.zarr"

@@ -118,6 +118,8 @@ class Operation(ABC):
     """The arrays that `apply` makes, by role."""
     tables: tuple[str, ...] = ()
     """Roles of the tables that `apply` gives rows of."""
+    objects: Mapping[str, str] = field(default_factory=dict)
+    """Roles of the tables whose rows are RAMON objects, and of which type."""
     halo: Shape = ()
     """Context that `apply` needs of every input around the box it makes; () is none."""
     scale: Shape = ()

@@ -18,6 +18,7 @@ BUILT_IN = {
     "components": "ndbatch.steps.components.step:Components",
     "nuclei": "ndbatch.steps.nuclei.step:Nuclei",
     "measure": "ndbatch.steps.measure.step:Measure",
+    "objects": "ndbatch.steps.objects:Objects",
     "histogram": "ndbatch.steps.histogram:Histogram",
     "arithmetic": "ndbatch.steps.arithmetic.step:Arithmetic",
     "mask": "ndbatch.steps.mask:Mask",
