@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from ndbatch.errors import NotFound
 from ndbatch.remotes.base import Kind
-from ndbatch.server.calls import Call, endpoint, plainly
+from ndbatch.server.calls import Call, as_json, endpoint, plainly
 from ndbatch.server.chunked.content import content
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ ALONE = b"<script>EventSource = class { constructor() { setTimeout(() => this.on
 
 
 def routes(service: Service) -> list[BaseRoute]:
-    """Return the route of the viewer's files."""
+    """Return the routes of the viewer's files, and of what it asks of the server behind it."""
 
     def file(call: Call) -> Response:
         name = call.names["file"] or "index.html"
@@ -47,7 +47,15 @@ def routes(service: Service) -> list[BaseRoute]:
             body = body.replace(b"<script", ALONE + b"<script", 1)
         return content(call, body, mimetypes.guess_type(name)[0] or "application/octet-stream")
 
-    return [Route(f"{AT}/{{file:path}}", endpoint(file, plainly, service.body_limit), methods=["GET"])]
+    def nobody(call: Call) -> Response:
+        return as_json({"generation": 1, "credentials": {}})
+
+    limit = service.body_limit
+    return [
+        Route(f"{AT}/{{file:path}}", endpoint(file, plainly, limit), methods=["GET"]),
+        # Its source dvid:// asks Python's server who it is before anything else; reading needs no name here.
+        Route("/neuroglancer/credentials/{name}", endpoint(nobody, plainly, limit), methods=["POST"]),
+    ]
 
 
 @cache
