@@ -55,6 +55,14 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersReady(Event):
+    """The first workers of a cluster are there; `dashboard` is the address of its pages, or empty."""
+
+    workers: int
+    dashboard: str
+
+
+@dataclass(frozen=True, slots=True)
 class StageStarted(Event):
     """A stage begins; `skipped` of its blocks were done before."""
 

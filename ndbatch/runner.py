@@ -102,9 +102,14 @@ def run(
     )
 
 
-def _executor(plan: Plan) -> Executor:
+def _executor(plan: Plan, journal: Journal, records: Records) -> Executor:
+    """Start the workers, and tell where they can be watched."""
     config = plan.config
-    return make_executor(config.cluster, plan.workers, plan.directory, config.time_limit_seconds)
+    executor = make_executor(config.cluster, plan.workers, plan.directory, config.time_limit_seconds)
+    if executor.dashboard:
+        journal.set("dashboard", executor.dashboard)
+        records.publish(events.WorkersReady(executor.workers, executor.dashboard))
+    return executor
 
 
 def _report(plan: Plan, records: Records, *, idle: bool) -> Path | None:
@@ -138,10 +143,11 @@ def _require_failures(plan: Plan) -> None:
 def _work(plan: Plan, journal: Journal, records: Records) -> tuple[str, events.Counts, dict[str, int]]:
     """Drive the stages and finish; return the status, the blocks by outcome and the rows of tables."""
     journal.clear_failures()
+    journal.unset("dashboard")
     counts: dict[int, events.Counts] = {}
     try:
         with ExitStack() as stack, _terminable():
-            start = cache(lambda: stack.enter_context(_executor(plan)))
+            start = cache(lambda: stack.enter_context(_executor(plan, journal, records)))
             volumes = {**plan.sources, **open_targets(plan, journal)}
             driver = Driver(plan, journal, start, volumes, States(plan, journal), records.publish)
             counts = driver.counts

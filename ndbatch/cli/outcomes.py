@@ -18,6 +18,7 @@ TOLD = 10
 def add_to(app: typer.Typer) -> None:
     """Add the verbs of this module to `app`."""
     app.command("status", short_help="Say where a run is.")(status)
+    app.command("attach", short_help="Show a run that goes on elsewhere.")(attach)
     app.command("report", short_help="Write report.html anew.")(report)
     app.command("check", short_help="Compare outputs with what was written.")(check)
 
@@ -34,6 +35,17 @@ def status(place: RunPlace, overrides: Overrides = None, as_json: AsJson = False
             echo_json({**summary_of(journal), "holder": journal.holder})
         else:
             typer.echo("\n".join(status_lines(journal)))
+
+
+def attach(place: RunPlace, overrides: Overrides = None) -> None:
+    """Show the progress of a run that goes on in another terminal, in the background or in a job, until it ends.
+
+    Ctrl-C stops the showing, not the run. The exit code is that of the run.
+    """
+    directory = run_directory(place, overrides)
+    from ndbatch.cli.background import watch
+
+    watch(directory, place, overrides or ())
 
 
 def report(place: RunPlace, overrides: Overrides = None) -> None:

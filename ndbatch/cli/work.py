@@ -34,9 +34,21 @@ def run(
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Run in the background; a closed terminal does not stop it.")
+    ] = False,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Run in the background and show its progress; Ctrl-C stops the showing alone."),
+    ] = False,
 ) -> None:
     """Do what CONFIG says, or go on where an earlier run of it stopped."""
     loaded = load_config(config, overrides)
+    if detach or follow:
+        from ndbatch.cli.background import start
+
+        start(loaded, config, overrides or (), fresh=fresh, follow=follow)
+        return
     carry_out(loaded, config, overrides or (), fresh=fresh, as_json=as_json, quiet=quiet)
 
 

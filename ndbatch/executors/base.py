@@ -39,6 +39,8 @@ class Executor(ABC):
     """Runs batches of one stage at a time. All methods are called from the driver's thread."""
 
     workers: int
+    dashboard: str = ""
+    """Address of pages that show the workers, or nothing."""
     batch_seconds: float = 0.5
     """Seconds of work that a batch is made to take: what it costs to send one is to be little beside it."""
 

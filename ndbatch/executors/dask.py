@@ -61,6 +61,7 @@ class DaskExecutor(Executor):
             require_same_versions(self._client, deployment.title)
             self._client.register_plugin(lookout_plugin(distributed, self._run))
             self._watching = True
+            self.dashboard = str(deployment.dashboard or self._client.dashboard_link or "")
         except BaseException:
             self.close()
             raise

@@ -20,6 +20,7 @@ from ndbatch.events import (
     StageStarted,
     Warned,
     WorkerLost,
+    WorkersReady,
 )
 from ndbatch.report.tally import Tally
 from ndbatch.report.words import count, duration, facts
@@ -99,6 +100,8 @@ class Progress:
                 self._say(f"warning: {event.message}")
             case WorkerLost():
                 self._say(f"worker {event.worker} was lost and replaced: {event.reason}")
+            case WorkersReady() if event.dashboard and self._mode != "quiet":
+                self._say(f"dashboard: {event.dashboard}")
             case RunEnded():
                 self._refresh(now)
                 self.close()

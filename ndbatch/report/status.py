@@ -39,6 +39,8 @@ def status_lines(journal: Journal, now: float | None = None) -> list[str]:
         status = "ended"
     lines = [f"{document.get('name', 'run')}: {_MEANING.get(status, status)}{_who(journal, status)}"]
     lines.append(f"  {_progress(overall)}{_since(journal, now)}")
+    if status == "running" and (dashboard := journal.get("dashboard")):
+        lines.append(f"  dashboard: {dashboard}")
     for stage, outcome in zip(document.get("stages", []), counts, strict=True):
         seen = traffic.get(stage["index"], Traffic())
         running = status == "running"

@@ -24,8 +24,8 @@ HEAVY = {
     "tifffile", "pydantic", "yaml", "sqlite3", "rich",
 }  # fmt: skip
 VERBS = [
-    "run", "try", "plan", "retry", "status", "report", "check", "init", "schema", "config", "info", "show", "ls", "rm", "copy",
-    "downsample", "ingest", "points",
+    "run", "try", "plan", "retry", "status", "attach", "report", "check", "init", "schema", "config", "info", "show", "ls", "rm",
+    "copy", "downsample", "ingest", "points",
 ]  # fmt: skip
 
 
