@@ -6,25 +6,22 @@ What is wrong with a resource is answered with 400 and nothing else, as an ndsto
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from ndbatch.errors import Conflict, Denied, NdbatchError, NotFound, PlanError
-from ndbatch.remotes import api
-from ndbatch.remotes.address import parse
-from ndbatch.remotes.base import Kind
-from ndbatch.remotes.ndstore.frame import DTYPES, ISOTROPIC, SLICES, UNIT, cuboid
-from ndbatch.remotes.registry import store_class
-from ndbatch.server.calls import Call, as_json, plain
-from ndbatch.server.catalogue import NAME, Channel, Project
+from ndbatch.errors import Conflict, Denied, NotFound, PlanError
+from ndbatch.remotes.ndstore.frame import ISOTROPIC, SLICES, UNIT
+from ndbatch.server.calls import Call, as_json
+from ndbatch.server.catalogue import Project
+from ndbatch.server.ndstore.channels import NotAccepted, make_channel, remove_channel, require_free
 from ndbatch.server.ndstore.documents import DATASETS, public_datasets
 from ndbatch.server.ndstore.tokens import (
     LIMS,
     TOKENS,
+    Document,
     channel_of,
     channel_type,
     channels_of,
@@ -41,14 +38,12 @@ from ndbatch.units import micrometres
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
 
-Document = dict[str, Any]
 NUMBERS = {
     f"{axis}{name}": default
     for name, default in (("imagesize", None), ("offset", 0), ("voxelres", 1.0))
     for axis in "xyz"
 }
 """Fields of a dataset, and what they are where they are not given; None must be."""
-TYPES = ("image", "annotation", "timeseries", "probmap")
 FIELDS = {
     "dataset": {"dataset_name", "dataset_description", "public", "scalingoption", "scalinglevels", UNIT, *NUMBERS},
     "project": {
@@ -62,10 +57,6 @@ FIELDS = {
     },
 }
 """Fields of resources; others are refused."""
-
-
-class NotAccepted(NdbatchError):
-    """What was sent makes no resource, or the resource is not there."""
 
 
 def respond(service: Service, call: Call, parts: Sequence[str]) -> Response:
@@ -129,49 +120,6 @@ def metadata(service: Service, call: Call, parts: Sequence[str]) -> Response:
     return as_json({"_id": 1})
 
 
-def channels(service: Service, call: Call, token: str, verb: str) -> Response:
-    """Answer `createChannel/` and `deleteChannel/`, the older way: all channels that are named, or none."""
-    if call.method != "POST":
-        return plain("createChannel and deleteChannel take POST", 405)
-    service.access.require_write(call)
-    body, project = call.json(), project_of(service, token)
-    wanted = body.get("channels") if isinstance(body, dict) else None
-    if verb == "deleteChannel":
-        if not isinstance(wanted, list) or not wanted:
-            raise NotAccepted("channels: [name, ...] is due")
-        for channel in [channel_of(service, project, str(name)) for name in wanted]:
-            if not channel.read_only:  # passed over in silence, as at an ndstore
-                remove_channel(service, channel)
-        return plain("Success. Channels deleted.")
-    if not isinstance(wanted, dict) or not wanted or not all(isinstance(facts, dict) for facts in wanted.values()):
-        raise NotAccepted("channels: {name: {...}} is due")
-    there = {channel.name for channel in service.catalogue.channels(project.name)}
-    if there & set(wanted):
-        raise NotAccepted(f"{', '.join(sorted(there & set(wanted)))} is there already")
-    try:
-        new = {name: _of_old(name, facts) for name, facts in wanted.items()}
-        for name, fields in new.items():
-            _require_channel(name, fields)
-        for name, fields in new.items():
-            make_channel(service, project, name, fields)
-    except (PlanError, Conflict) as error:
-        raise NotAccepted(error.message) from None
-    return plain("Success. The channels were created.")
-
-
-def _of_old(name: str, facts: Document) -> Document:
-    """Return the fields of a channel as createChannel says them."""
-    times, window = facts.get("timerange") or (0, 1), facts.get("windowrange") or (0, 0)
-    if not all(isinstance(one, list | tuple) and len(one) == 2 for one in (times, window)):
-        raise PlanError(f"{name}: timerange and windowrange are two numbers each")
-    return {
-        "channel_type": facts.get("channel_type"),
-        "channel_datatype": facts.get("datatype"),
-        "readonly": facts.get("readonly", 0),
-        **dict(zip(("starttime", "endtime", "startwindow", "endwindow"), (*times, *window), strict=True)),
-    }
-
-
 # -- showing -------------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +127,7 @@ def _shown(service: Service, kind: str, names: Sequence[str]) -> Document:
     """Return the fields of a resource. NotFound where there is none."""
     if kind == "dataset":
         return dataset_fields(service, names[0])
-    project = service.catalogue.project(names[1])
+    project = _project_in(service, names)
     if kind == "project":
         return {
             "project_name": project.name,
@@ -227,12 +175,20 @@ def dataset_fields(service: Service, name: str) -> Document:
     raise NotFound(f"there is no dataset {name}")
 
 
+def _project_in(service: Service, names: Sequence[str]) -> Project:
+    """Return the project of `dataset, project, ...`. NotFound where there is none, or in another dataset."""
+    project = service.catalogue.project(names[1])
+    if project.dataset != names[0]:
+        raise NotFound(f"there is no project {names[1]} in {names[0]}")
+    return project
+
+
 # -- making --------------------------------------------------------------------------------------------------------------
 
 
 def _dataset(service: Service, names: Sequence[str], facts: Document) -> None:
     name = str(facts.get("dataset_name", names[0]))
-    _require_free(name, public_datasets(service))
+    require_free(name, public_datasets(service))
     fields: Document = {
         "dataset_name": name,
         "dataset_description": str(facts.get("dataset_description", "")),
@@ -255,7 +211,7 @@ def _dataset(service: Service, names: Sequence[str], facts: Document) -> None:
 
 def _project(service: Service, names: Sequence[str], facts: Document) -> None:
     fields, name = dataset_fields(service, names[0]), str(facts.get("project_name", names[1]))
-    _require_free(name, tokens(service))
+    require_free(name, tokens(service))
     service.catalogue.add_project(
         Project(
             name,
@@ -273,70 +229,15 @@ def _project(service: Service, names: Sequence[str], facts: Document) -> None:
 
 def _token(service: Service, names: Sequence[str], facts: Document) -> None:
     name = str(facts.get("token_name", names[2]))
-    project = service.catalogue.project(names[1])
+    project = _project_in(service, names)
     if name == project.name:
         return
-    _require_free(name, tokens(service))
+    require_free(name, tokens(service))
     service.catalogue.keep(TOKENS, name, project.name.encode())
 
 
 def _channel(service: Service, names: Sequence[str], facts: Document) -> None:
-    make_channel(service, service.catalogue.project(names[1]), str(facts.get("channel_name", names[2])), facts)
-
-
-def _require_channel(name: str, facts: Mapping[str, Any]) -> None:
-    """Raise PlanError for fields that make no channel."""
-    dtype, kind = facts.get("channel_datatype"), facts.get("channel_type")
-    if dtype not in DTYPES or kind not in TYPES:
-        raise PlanError(f"{name}: {kind!r} of {dtype!r} is no channel")
-    if not NAME.fullmatch(name):
-        raise PlanError(f"{name!r} is no name")
-    if facts.get("resolution", 0) != 0:
-        raise PlanError(f"{name}: voxels are taken at resolution 0 alone")
-    first, last = facts.get("starttime", 0), facts.get("endtime", 1)
-    if not (isinstance(first, int) and isinstance(last, int) and 0 <= first <= last < 2**31):
-        raise PlanError(f"{name}: times {first!r} to {last!r} are not accepted")
-    if not all(isinstance(facts.get(key, 0), int | float) for key in ("startwindow", "endwindow")):
-        raise PlanError(f"{name}: a window is two numbers")
-
-
-def make_channel(service: Service, project: Project, name: str, facts: Mapping[str, Any]) -> None:
-    """Make a channel and its empty volume, zarr, that fills the frame of the project. PlanError, Conflict."""
-    _require_channel(name, facts)
-    _require_free(name, [channel.name for channel in service.catalogue.channels(project.name)])
-    dtype, kind = facts["channel_datatype"], facts["channel_type"]
-    first, last = facts.get("starttime", 0), facts.get("endtime", 1)
-    timed = kind == "timeseries" or last - first > 1
-    meant = {"annotation": Kind.LABELS, "probmap": Kind.PROBABILITY}.get(str(kind), Kind.IMAGE)
-    meant = Kind.PROBABILITY if meant is Kind.IMAGE and dtype == "float32" else meant
-    time = (max(1, last - first),) if timed else ()
-    unit = cuboid(project.scaling, project.voxel_size, 0)
-    place = _free(service.place_for(project.dataset, project.name, name))
-    api.create(
-        str(place),
-        shape=(*time, *project.shape),
-        dtype=dtype,
-        axes="tzyx" if timed else "zyx",
-        chunks=(*((1,) if timed else ()), *(min(n, c) for n, c in zip(project.shape, unit, strict=True))),
-        offset=(*((first,) if timed else ()), *project.offset),
-        voxel_size=(*((1.0,) if timed else ()), *project.voxel_size),
-        kind=str(meant),
-    )
-    kept = {"window": [facts.get("startwindow", 0), facts.get("endwindow", 0)], "default": bool(facts.get("default"))}
-    service.catalogue.add_channel(
-        Channel(
-            project.name,
-            name,
-            str(place),
-            str(meant),
-            str(dtype),
-            read_only=bool(facts.get("readonly", 0)),
-            description=str(facts.get("channel_description", "")),
-            made=True,
-            extra={"ndstore": kept},
-        )
-    )
-    service.voxels.forget()
+    make_channel(service, _project_in(service, names), str(facts.get("channel_name", names[2])), facts)
 
 
 # -- removing ------------------------------------------------------------------------------------------------------------
@@ -345,12 +246,12 @@ def make_channel(service: Service, project: Project, name: str, facts: Mapping[s
 def _removed(service: Service, kind: str, names: Sequence[str]) -> None:
     """Remove a resource. NotFound, Conflict where something lies in it, Denied for what was found in the folder."""
     if kind == "channel":
-        remove_channel(service, channel_of(service, service.catalogue.project(names[1]), names[2]))
+        remove_channel(service, channel_of(service, _project_in(service, names), names[2]))
     elif kind == "token":
         if names[2] != names[1]:
             service.catalogue.forget(TOKENS, names[2])
     elif kind == "project":
-        project = service.catalogue.project(names[1])
+        project = _project_in(service, names)
         if not project.made:
             raise Denied(f"{project.name} was found in the folder that is served; remove it there")
         for channel in channels_of(service, project):
@@ -361,32 +262,3 @@ def _removed(service: Service, kind: str, names: Sequence[str]) -> None:
             raise Conflict(f"{names[0]} has projects; delete them first")
         if not service.catalogue.forget(DATASETS, names[0]):
             raise NotFound(f"there is no dataset {names[0]}")
-
-
-def remove_channel(service: Service, channel: Channel) -> None:
-    """Remove a channel that was made through the service, and its voxels. Denied for one that was found in the folder."""
-    if not channel.made:
-        raise Denied(f"{channel.name} was found in the folder that is served; remove it there")
-    service.catalogue.remove_channel(channel.project, channel.name)
-    address = parse(channel.url)
-    try:
-        store_class(address.scheme).delete(address)
-    except NotFound:
-        return  # another process that serves the folder was faster
-    finally:
-        service.voxels.forget()
-
-
-def _require_free(name: str, taken: Sequence[str]) -> None:
-    if not NAME.fullmatch(name):
-        raise PlanError(f"{name!r} is no name")
-    if name in taken:
-        raise Conflict(f"{name} is there already")
-
-
-def _free(place: Path) -> Path:
-    """Return a path at which there is nothing yet: a channel that was removed a moment ago may still be going away."""
-    number = 1
-    while (found := place.with_name(f"{place.stem}{'' if number == 1 else f'-{number}'}{place.suffix}")).exists():
-        number += 1
-    return found

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -16,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from ndbatch.errors import Denied, NdbatchError, NotFound
 from ndbatch.server.calls import Call, TooLarge, as_json, endpoint, plain
-from ndbatch.server.ndstore import cutouts, pictures, propagation, resources
+from ndbatch.server.ndstore import channels, cutouts, pictures, propagation, ramon, resources
 from ndbatch.server.ndstore.documents import project_info, public_datasets
 from ndbatch.server.ndstore.grammar import CUTOUTS, PLANES, SERVICES
 from ndbatch.server.ndstore.tokens import info, project_of, tokens
@@ -28,7 +26,6 @@ PREFIXES = ("nd", "ocp")
 DATA = ("sd", "ca")
 """The data service, and what it was called before."""
 METHODS = ("GET", "POST", "PUT", "DELETE")
-Objects = Callable[["Service", Call, Sequence[str]], Response]
 
 
 def routes(service: Service) -> list[BaseRoute]:
@@ -43,7 +40,7 @@ def routes(service: Service) -> list[BaseRoute]:
         if parts[0] in DATA:
             return _data(service, call, parts[1:])
         if parts[0] in ("ramon", "query"):
-            return _objects(service, call, parts)
+            return ramon.respond(service, call, parts)
         if parts[0] == "resource":
             return resources.respond(service, call, parts[1:])
         if parts[0] == "metadata":
@@ -67,7 +64,7 @@ def routes(service: Service) -> list[BaseRoute]:
 
 def answers(error: NdbatchError) -> Response:
     """Answer an error as ndstore does."""
-    if isinstance(error, resources.NotAccepted):
+    if isinstance(error, channels.NotAccepted):
         return Response(status_code=400)
     if isinstance(error, TooLarge):
         return plain(error.message, 413)
@@ -89,7 +86,7 @@ def _data(service: Service, call: Call, parts: Sequence[str]) -> Response:
     if rest == ["projinfo"]:
         return project_info(service, token)
     if rest[0] in ("createChannel", "deleteChannel"):
-        return resources.channels(service, call, token, rest[0])
+        return channels.respond(service, call, token, rest[0])
     project = project_of(service, token)
     if len(rest) > 1 and rest[1] in ("getPropagate", "setPropagate"):
         return propagation.respond(service, call, project, rest)
@@ -98,12 +95,4 @@ def _data(service: Service, call: Call, parts: Sequence[str]) -> Response:
         return pictures.respond(service, project, channel, rest)
     if rest and (rest[0] in CUTOUTS or rest[0] in ("id", "ids")):
         return cutouts.respond(service, call, project, channel, rest)
-    return _objects(service, call, ["sd", *parts])
-
-
-def _objects(service: Service, call: Call, parts: Sequence[str]) -> Response:
-    """Answer what is left, which is about RAMON objects."""
-    if find_spec("ndbatch.server.ndstore.ramon") is None:
-        raise NotFound(f"{call.path} is not served")
-    answer: Objects = import_module("ndbatch.server.ndstore.ramon").respond
-    return answer(service, call, parts)
+    return ramon.respond(service, call, ["sd", *parts])
