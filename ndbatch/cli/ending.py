@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ndbatch.cli.arguments import command
-from ndbatch.report.words import count, duration, facts, label
+from ndbatch.report.words import count, duration, named_facts, value
 
 if TYPE_CHECKING:
     from ndbatch.config.model import Config
@@ -59,16 +59,9 @@ def ending(result: Result, config: Config, path: Path, overrides: Sequence[str])
 
 def _findings(found: Mapping[int, Mapping[str, Any]]) -> list[str]:
     """Return what the stages found out, numbers of things before thresholds and the like."""
-    told = [entry for stage in found.values() for entry in facts(stage)]
-    counted = {
-        label(name)
-        for stage in found.values()
-        for step in stage.values()
-        for name, fact in (step.items() if isinstance(step, Mapping) else ())
-        if isinstance(fact, int)
-    }
-    told.sort(key=lambda entry: entry[0] not in counted)
-    return [f"  {name}: {value}" for name, value in told]
+    told = named_facts(*found.values())
+    told.sort(key=lambda entry: not isinstance(entry[1], int))
+    return [f"  {name}: {value(fact)}" for name, fact in told]
 
 
 def _outcome(result: Result) -> str:

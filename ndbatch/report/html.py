@@ -17,7 +17,7 @@ from ndbatch.report.objects import describe
 from ndbatch.report.pictures import png
 from ndbatch.report.provenance import masked_text
 from ndbatch.report.summary import summary_of
-from ndbatch.report.words import count, duration, facts, label, nbytes
+from ndbatch.report.words import count, duration, label, named_facts, nbytes, value
 
 if TYPE_CHECKING:
     from ndbatch.journal import Journal
@@ -88,9 +88,8 @@ def _tiles(summary: dict[str, Any], document: dict[str, Any]) -> list[Markup]:
     for name, output in summary["outputs"].items():
         if output["type"] == "table" and output.get("rows") is not None:
             told.append((f"{output['rows']:,}", label(name)))
-    for stage in summary["stages"]:
-        whole = {step: {k: v for k, v in found.items() if type(v) is int} for step, found in stage["facts"].items()}
-        told += [(number, name) for name, number in facts(whole)]
+    found = named_facts(*(stage["facts"] for stage in summary["stages"]))
+    told += [(value(fact), name) for name, fact in found if type(fact) is int]
     told = told[:6]
     done = counts["done"] + counts["skipped"]
     told.append((f"{done:,}" if done == counts["planned"] else f"{done:,} / {counts['planned']:,}", "blocks done"))

@@ -155,8 +155,7 @@ def in_words(summary: dict[str, Any]) -> list[str]:
     lines = [f"{summary['name']}: {summary['status']} in {duration(summary['seconds'])}, "
              f"{done:,} of {count(counts['planned'], 'block')} done"]  # fmt: skip
     lines += [f"  {counts[key]:,} blocks {words}" for key, words in _OUTCOMES if counts[key]]
-    for stage in summary["stages"]:
-        lines += [f"  {name}: {told}" for name, told in facts(stage["facts"])]
+    lines += [f"  {name}: {told}" for name, told in facts(*(stage["facts"] for stage in summary["stages"]))]
     for name, output in summary["outputs"].items():
         rows = f" ({count(output['rows'], 'row')})" if output.get("rows") is not None else ""
         lines.append(f"  {name}: {output['url']}{rows}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 
 _BYTES = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -81,19 +80,32 @@ def value(fact: object) -> str:
     return str(fact)
 
 
-def facts(found: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return the facts of a stage as (name, value) for a reader: those that steps tell as mappings are set out singly.
+def facts(*found: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return the facts of a stage, or of several, as (name, value) for a reader."""
+    return [(name, value(fact)) for name, fact in named_facts(*found)]
 
-    A step's name stands before a fact only where two steps tell a fact of the same name.
+
+def named_facts(*found: Mapping[str, object]) -> list[tuple[str, object]]:
+    """Return the facts of a stage, or of several, by names of their own; those that steps tell as mappings are set out singly.
+
+    Before a fact stands the step's name where two steps tell a fact of the same name; where there are several steps of its
+    kind, what it makes, which is the second word of its name (`threshold mask`).
     """
     single: list[tuple[str, str, object]] = []
-    for step, told in found.items():
+    for step, told in (item for stage in found for item in stage.items()):
         if isinstance(told, Mapping):
             single += [(str(step), str(key), fact) for key, fact in told.items()]
         else:
             single.append(("", str(step), told))
-    names = Counter(key for _, key, _ in single)
-    return [(label(f"{step} {key}".strip() if names[key] > 1 else key), value(fact)) for step, key, fact in single]
+    kinds: dict[str, set[str]] = {}
+    for step, key, _ in single:
+        kinds.setdefault(key, set()).add(step)
+    return [(label(_fact_name(step, key, len(kinds[key]) > 1)), fact) for step, key, fact in single]
+
+
+def _fact_name(step: str, key: str, shared: bool) -> str:
+    kind, _, product = step.partition(" ")
+    return f"{product or (kind if shared else '')} {key}".strip()
 
 
 def label(key: object) -> str:

@@ -52,6 +52,16 @@ def test_facts_name_the_step_only_where_two_steps_tell_the_same() -> None:
     ]
 
 
+def test_facts_of_steps_of_one_kind_are_named_by_what_they_make() -> None:
+    low, high = {"threshold low": {"threshold": 100}}, {"threshold high": {"threshold": 200}}
+    assert words.facts(low) == [("low threshold", "100")], "also where only one of them is told"
+    assert words.facts(low, high) == [("low threshold", "100"), ("high threshold", "200")]
+    mixed = words.named_facts({"nuclei": {"threshold": 1.5}}, low)
+    assert mixed == [("nuclei threshold", 1.5), ("low threshold", 100)]
+    once = words.facts({"percentile": {"low": 3}}, {"percentile": {"high": 4}})
+    assert once == [("low", "3"), ("high", "4")], "two passes of one step"
+
+
 def test_value_is_short_and_total() -> None:
     assert words.value(1234567) == "1,234,567"
     assert words.value(0.123456) == "0.1235"
