@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 import ndbatch as nb
+from ndbatch.events import StageEnded
 
 SHAPE, CHUNK = (512, 512, 512), (64, 64, 64)
 CHUNKS = 512
@@ -132,7 +133,7 @@ def by_a_run(url: str, workers: int, side: int) -> tuple[float, bool]:
                 "directory": f"{folder}/run",
             },
             report=False,
-            observers=[lambda event: seconds.append(event.seconds) if type(event).__name__ == "StageEnded" else None],
+            observers=[lambda event: seconds.append(event.seconds) if isinstance(event, StageEnded) else None],
         )
         mask = nb.open(f"{folder}/mask.zarr")
         right = result.status == "done" and int(mask[:64].sum(dtype="uint64")) * 8 == TOTAL[1]

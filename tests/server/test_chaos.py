@@ -16,7 +16,8 @@ from ndbatch import events
 from ndbatch.errors import RemoteError
 from ndbatch.journal import Journal
 from ndbatch.remotes.base import Array
-from ndbatch.remotes.http import retries, transport
+from ndbatch.remotes.http import retries
+from ndbatch.remotes.http.client import client
 from ndbatch.testing.chaos import KINDS, Chaos, Faults, chaos_proxy
 from ndbatch.testing.serving import serving
 from ndbatch.testing.volumes import voxels
@@ -42,7 +43,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def chaos(service: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chaos]:
     """Put a proxy without faults before the service; what is asked for afterwards is asked for soon."""
     monkeypatch.setattr(retries, "PAUSE", 0.01)
-    monkeypatch.setattr(transport, "READ", 2.0)
     retries.host.cache_clear()
     with chaos_proxy(service) as proxy:
         yield proxy
@@ -79,6 +79,39 @@ def test_a_run_survives_each_fault(chaos: Chaos, tmp_path: Path, kind: str, faul
     assert (result.status, result.counts.done) == ("done", 25)
     assert np.array_equal(written(tmp_path), DATA)
     assert chaos.counts[fault] > 0
+
+
+@pytest.mark.parametrize("fault", ["reset", "corrupt", "every"])
+@pytest.mark.parametrize("service_kind", ["ndstore", "boss", "dvid"])
+def test_from_a_service_to_a_service(chaos: Chaos, service: str, tmp_path: Path, service_kind: str, fault: str) -> None:
+    """Read and upload through the same bad network; what the service then holds is looked at without it."""
+    places = {
+        "ndstore": ("ndstore://{}/lab/em", "ndstore://{}/made/out"),
+        "boss": ("boss://{}/lab/lab/em", "boss://{}/lab/made/out"),
+        "dvid": ("", ""),
+    }[service_kind]
+    if service_kind == "dvid":
+        repositories = client(service).get("/api/repos/info").json()
+        (root,) = (one["Root"] for one in repositories.values() if one["Alias"] == "lab")
+        places = (f"dvid://{{}}/{root}/em", f"dvid://{{}}/{root}/out")
+    source, target = (place.format(chaos.url.removeprefix("http://")) for place in places)
+    target += f"_{fault}_{service_kind}"
+    config = job(tmp_path, source, attempts=6)
+    config["outputs"] = {"out": {"url": target}}
+    config["blocks"] = "auto"
+    whole = Faults.every(0.02, **SOON) if fault == "every" else Faults(**{fault: 0.05}, **SOON, seed=2)
+    begun = []
+
+    def begin(event: events.Event) -> None:
+        if isinstance(event, events.StageStarted):
+            begun.append(event)
+            chaos.faults = whole
+
+    result = nb.run(config, report=False, observers=[begin])
+    chaos.faults = Faults()
+    assert (result.status, result.counts.failed) == ("done", 0)
+    volume = nb.open(target.replace(chaos.url.removeprefix("http://"), service.removeprefix("http://")))
+    assert np.array_equal(volume.read(volume.domain), DATA)
 
 
 def test_processes_survive_all_faults_together(chaos: Chaos, tmp_path: Path) -> None:
