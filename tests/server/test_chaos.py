@@ -74,7 +74,8 @@ def written(folder: Path) -> Array:
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("fault", KINDS)
 def test_a_run_survives_each_fault(chaos: Chaos, tmp_path: Path, kind: str, fault: str) -> None:
-    chaos.faults = Faults(**{fault: 0.05}, **SOON, seed=3, where=r"\d")
+    chances: dict[str, Any] = {fault: 0.05}
+    chaos.faults = Faults(**chances, **SOON, seed=3, where=r"\d")
     result = nb.run(job(tmp_path, address(chaos, kind)), report=False)
     assert (result.status, result.counts.done) == ("done", 25)
     assert np.array_equal(written(tmp_path), DATA)
@@ -99,7 +100,8 @@ def test_from_a_service_to_a_service(chaos: Chaos, service: str, tmp_path: Path,
     config = job(tmp_path, source, attempts=6)
     config["outputs"] = {"out": {"url": target}}
     config["blocks"] = "auto"
-    whole = Faults.every(0.02, **SOON) if fault == "every" else Faults(**{fault: 0.05}, **SOON, seed=2)
+    chances: dict[str, Any] = {fault: 0.05}
+    whole = Faults.every(0.02, **SOON) if fault == "every" else Faults(**chances, **SOON, seed=2)
     begun = []
 
     def begin(event: events.Event) -> None:
