@@ -8,7 +8,7 @@ NDIO := 1.1.6
 PEER := .venv-cellfinder
 CELLFINDER := 1.10.1
 
-.PHONY: demo test test-cluster lint docs accuracy crash-test bench peers speed clean help
+.PHONY: demo test test-browser test-cluster lint docs accuracy crash-test bench peers speed clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -23,13 +23,27 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps ndio==$(NDIO)
 	@touch $(STAMP)
 
-demo: $(STAMP)   ## count the nuclei of a real volume
-	@$(BIN)/ndbatch run configs/count-nuclei.yaml
+# configs/count-nuclei.yaml is the same without a service. The port is that of configs/serve.yaml.
+demo: $(STAMP)   ## count the nuclei of a real volume, from a service to a service
+	@$(BIN)/ndbatch serve configs/serve.yaml >configs/.serve.log 2>&1 & service=$$!; \
+	trap 'kill -TERM $$service 2>/dev/null; wait $$service; rm -f configs/.serve.log' EXIT; \
+	for second in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
+	  grep -q writing configs/.serve.log && break; \
+	  kill -0 $$service 2>/dev/null || { cat configs/.serve.log; exit 2; }; sleep 0.5; \
+	done; \
+	NDSTORE_TOKEN=$$(cat configs/runs/served/.ndbatch-serve/token); export NDSTORE_TOKEN; \
+	$(BIN)/ndbatch run configs/count-nuclei-served.yaml && \
+	echo && echo "what is in the service now:" && $(BIN)/ndbatch ls ndstore://127.0.0.1:8765/cells3d && \
+	echo && echo "to look at it: ndbatch serve configs/serve.yaml, and http://127.0.0.1:8765/ in a browser"
+
 
 lint: $(STAMP)   ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test-browser: $(STAMP) ## Neuroglancer in Chromium over served volumes (part of make test where Chromium is installed)
+	$(BIN)/python -m pytest -q tests/server/test_neuroglancer.py
 
 docs: $(STAMP)   ## the guide, into site/; any warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -W error -m mkdocs build --strict
