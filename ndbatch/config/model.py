@@ -23,8 +23,8 @@ from ndbatch.config.cluster import Cluster
 from ndbatch.config.document import Auto, Document, Duration, Positive
 from ndbatch.config.quantities import parse_seconds
 from ndbatch.config.secret import Secret, refuse_password
+from ndbatch.remotes.abilities import VOXEL_TYPES
 from ndbatch.remotes.address import ENDINGS, PLACES
-from ndbatch.remotes.base import VOXEL_TYPES
 from ndbatch.steps.base import Step
 from ndbatch.tables.writing import TABLE_ENDINGS
 from ndbatch.units import Length

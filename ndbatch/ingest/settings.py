@@ -10,7 +10,8 @@ import numpy as np
 
 from ndbatch.errors import PlanError
 from ndbatch.ingest.look import Found
-from ndbatch.remotes.base import Abilities, Kind, nearest_dtype
+from ndbatch.remotes.abilities import Abilities, nearest_dtype
+from ndbatch.remotes.base import Kind
 from ndbatch.units import Length
 
 Ask = Callable[[str, str], str]

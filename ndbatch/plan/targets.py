@@ -17,9 +17,10 @@ from ndbatch.geometry import Box, Shape, common_multiple
 from ndbatch.plan.model import TableTarget, Target
 from ndbatch.plan.objects import objects_target, require_no_objects, table_path
 from ndbatch.plan.program import Bound, Stage, level_of, times
+from ndbatch.remotes.abilities import VOXEL_TYPES
 from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.api import default_chunks
-from ndbatch.remotes.base import VOXEL_TYPES, ArraySpec, Kind, Volume
+from ndbatch.remotes.base import ArraySpec, Kind, Volume
 from ndbatch.remotes.registry import open_volume, store_class
 from ndbatch.remotes.views.options import split
 from ndbatch.steps.base import ArrayInfo

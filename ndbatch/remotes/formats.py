@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ndbatch.remotes.base import VOXEL_TYPES, Abilities
+from ndbatch.remotes.abilities import VOXEL_TYPES, Abilities
 from ndbatch.remotes.registry import BUILT_IN, store_class
 
 _PLACE = re.compile(r"<!-- (formats(?: short)?) -->\n.*?<!-- end -->", re.DOTALL)

@@ -10,8 +10,9 @@ import numpy as np
 
 from ndbatch.errors import Conflict, NotFound
 from ndbatch.geometry import Box
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Volume
 from ndbatch.remotes.chunking import default_chunks
 
 _versions = itertools.count()

@@ -19,8 +19,9 @@ import pytest
 import ndbatch
 from ndbatch.errors import Conflict, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Grid, Shape
+from ndbatch.remotes.abilities import VOXEL_TYPES
 from ndbatch.remotes.address import parse
-from ndbatch.remotes.base import VOXEL_TYPES, Array, Kind, Volume
+from ndbatch.remotes.base import Array, Kind, Volume
 from ndbatch.remotes.registry import store_class
 from ndbatch.testing.levels import LevelTests, with_option
 

@@ -16,7 +16,8 @@ from ndbatch.errors import NotFound, PlanError
 from ndbatch.ingest.look import look
 from ndbatch.ingest.settings import asked, fitting_dtype, fitting_levels, named, proposed
 from ndbatch.ingest.upload import ingest
-from ndbatch.remotes.base import Abilities, Kind
+from ndbatch.remotes.abilities import Abilities
+from ndbatch.remotes.base import Kind
 from ndbatch.testing.volumes import voxels
 
 SIZE = {"z": "40 nm", "y": "4 nm", "x": "4 nm"}

@@ -130,7 +130,7 @@ def test_numpy_arrays_are_stored_too(volume: Volume, image: Array) -> None:
 
 
 def test_a_read_only_store_is_refused(image: Array, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ndbatch.remotes.base import Abilities
+    from ndbatch.remotes.abilities import Abilities
 
     target = MemoryVolume.of("read-only", image.copy())
     monkeypatch.setattr(MemoryVolume, "abilities", Abilities(write=False, shared=False))

@@ -15,7 +15,8 @@ import ndbatch as nb
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.remotes import formats
-from ndbatch.remotes.base import VOXEL_TYPES, Array
+from ndbatch.remotes.abilities import VOXEL_TYPES
+from ndbatch.remotes.base import Array
 from ndbatch.remotes.registry import BUILT_IN, store_class
 
 ROOT = Path(__file__).parents[2]

@@ -20,8 +20,9 @@ import numpy as np
 
 from ndbatch.errors import Conflict, NotFound, PlanError, RemoteError, Transient
 from ndbatch.geometry import Box, Grid, Shape
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Volume
 from ndbatch.remotes.boss import creation, objects, wire
 from ndbatch.remotes.boss.bucket import bucket_volume
 from ndbatch.remotes.boss.geometry import CUBOID, DTYPES, require_spec, spec_of

@@ -17,8 +17,9 @@ import numpy as np
 
 from ndbatch.errors import Conflict, Denied, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Grid, Shape
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Volume
 from ndbatch.remotes.dvid.info import ATTRIBUTE, IMAGES, LABELS, TAG, Info, inclusive, settings, typename_of
 from ndbatch.remotes.dvid.instances import add, instances, tag
 from ndbatch.remotes.dvid.service import OPTIONS, REQUEST_VOXELS, Place

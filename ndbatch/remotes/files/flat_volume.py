@@ -17,9 +17,10 @@ import numpy as np
 
 from ndbatch.errors import Conflict, Corrupt, NdbatchError, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.chunking import MINIMUM_BYTES, default_chunks
 from ndbatch.remotes.files.flat import Flat
 from ndbatch.remotes.files.packing import Packing, working_path

@@ -21,8 +21,9 @@ import numpy as np
 
 from ndbatch.errors import Conflict, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Shape
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.files.paths import file_error, require_local
 from ndbatch.remotes.files.slices import (
     FORMATS,

@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ndbatch.errors import Corrupt, PlanError, RemoteError, missing_extra
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder
-from ndbatch.remotes.base import Abilities, ArraySpec, Kind
+from ndbatch.remotes.base import ArraySpec, Kind
 from ndbatch.remotes.files.flat import Flat
 from ndbatch.remotes.files.flat_volume import FlatVolume, Header
 from ndbatch.remotes.files.inflating import Stream

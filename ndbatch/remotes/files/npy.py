@@ -18,9 +18,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ndbatch.errors import Corrupt, NotFound, RemoteError
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder
-from ndbatch.remotes.base import Abilities, ArraySpec
+from ndbatch.remotes.base import ArraySpec
 from ndbatch.remotes.files.deflating import zip_members
 from ndbatch.remotes.files.flat import Flat
 from ndbatch.remotes.files.flat_volume import FlatVolume, Header

@@ -21,9 +21,10 @@ import numpy as np
 
 from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError, Transient, missing_extra
 from ndbatch.geometry import Box
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.chunking import default_chunks
 from ndbatch.remotes.files.paths import file_error, file_version, is_there, require_file, require_room
 from ndbatch.remotes.hdf5 import bdv

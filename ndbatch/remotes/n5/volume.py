@@ -19,9 +19,10 @@ import numpy as np
 
 from ndbatch.errors import Conflict, Corrupt, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Volume
 from ndbatch.remotes.n5 import metadata as model
 from ndbatch.remotes.n5 import nodes
 from ndbatch.remotes.places.tensor import FAILURES, context, require_no_fork, translated

@@ -1,8 +1,10 @@
-"""Channels of an ndstore: `ndstore://host/token/channel?level=1`; voxels as npz cutouts, several in flight.
+"""Channels of an ndstore: `ndstore://host/token/channel?level=1`; boxes of voxels, several in flight.
 
-Chunks are the service's cuboids, counted from the first voxel. Zeros that are written keep what is there. Labels of 64 bits
-are cut to 32 by an ndstore (not by `ndbatch serve`), so that ids of 2**32 and more are refused there. An ndstore tells no unit of
-its voxel sizes: they are taken as micrometres, which its documents ask for, unless `?unit=nm` says what many projects did.
+Voxels that are read travel as npz, or as `?format=` says; from `ndbatch serve` on this machine as raw bytes with a digest, since
+to compress them takes longer than to send them. Chunks are the service's cuboids, counted from the first voxel. Zeros that are
+written keep what is there. Labels of 64 bits are cut to 32 by an ndstore (not by `ndbatch serve`), so that ids of 2**32 and more
+are refused there. An ndstore tells no unit of its voxel sizes: they are taken as micrometres, which its documents ask for, unless
+`?unit=nm` says what many projects did.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from ndbatch.errors import Corrupt, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Grid, Shape
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Kind, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.http.client import Reply, in_flight, segment
+from ndbatch.remotes.http.transport import LOCAL
 from ndbatch.remotes.ndstore import creation, wire
 from ndbatch.remotes.ndstore.frame import DTYPES, WIDE, Info, cuboid
 from ndbatch.remotes.ndstore.service import Service, channel_of, connected
@@ -58,7 +63,10 @@ class NdstoreVolume(Volume):
         self._service, self._info = service, info
         self._token, self._channel = channel_of(address)
         self._moved: Shape | None = None
-        if not info.dataset.get(WIDE):  # not ndbatch serve: metadata is kept elsewhere, by a service of its own
+        ours = bool(info.dataset.get(WIDE))
+        self._near = ours and urlsplit(service.client.base).hostname in LOCAL
+        self._form = address.option("format") or ("raw" if self._near else FORMATS[0])
+        if not ours:  # metadata is kept elsewhere, by a service of its own
             vars(self)["abilities"] = replace(self.abilities, attributes=False)
 
     @classmethod
@@ -154,12 +162,12 @@ class NdstoreVolume(Volume):
 
     def _get(self, box: Box) -> Array:
         """Return the voxels of one request; asked for again where they cannot be decoded."""
-        form, found = self.address.option("format", FORMATS[0]), list[Array]()
+        found: list[Array] = []
 
         def decoded(reply: Reply) -> None:
-            found.append(self._decoded(form, reply, box))
+            found.append(self._decoded(self._form, reply, box))
 
-        self._service.client.get(self._path(form, box), check=decoded)
+        self._service.client.get(self._path(self._form, box), check=decoded)
         return found[-1]
 
     def _decoded(self, form: str, reply: Reply, box: Box) -> Array:
@@ -184,7 +192,8 @@ class NdstoreVolume(Volume):
         """Store one part; what is sent twice is stored once. Blocks of zeros would change nothing."""
         if data.any():
             headers = {"Content-Type": "application/octet-stream"}
-            self._service.client.post(self._path("npz", box), wire.pack_npz(data[None]), headers=headers)
+            body = wire.pack_npz(data[None], 0 if self._near else 1)
+            self._service.client.post(self._path("npz", box), body, headers=headers)
 
     def _parts(self, box: Box) -> list[Box]:
         """Return a box whole, or cut along the service's cuboids into parts of about `PIECE` bytes."""
@@ -260,8 +269,8 @@ class NdstoreVolume(Volume):
 
     @property
     def encoding(self) -> str:
-        """How voxels travel."""
-        return self.address.option("format", FORMATS[0])
+        """How voxels travel when they are read."""
+        return self._form
 
     @property
     def attributes(self) -> dict[str, Any]:

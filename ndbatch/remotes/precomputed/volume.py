@@ -20,8 +20,9 @@ import numpy as np
 
 from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Volume
 from ndbatch.remotes.files.paths import file_error
 from ndbatch.remotes.places.keyvalue import KeyValue, LocalFiles, place
 from ndbatch.remotes.places.tensor import FAILURES, context, read, require_no_fork, translated

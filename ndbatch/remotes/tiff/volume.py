@@ -22,9 +22,10 @@ import numpy as np
 
 from ndbatch.errors import Conflict, Corrupt, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Shape
+from ndbatch.remotes.abilities import VOXEL_TYPES, Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
-from ndbatch.remotes.base import VOXEL_TYPES, Abilities, Array, ArraySpec, Kind, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.files.flat import write_region
 from ndbatch.remotes.files.packing import Packing, is_working, working_path
 from ndbatch.remotes.files.paths import file_error, file_version, is_there, require_file

@@ -20,8 +20,9 @@ import numpy as np
 from ndbatch.casting import cast
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Box, Shape
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Volume
 
 SPATIAL = "zyx"
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from ndbatch.errors import Conflict, Corrupt, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
-from ndbatch.remotes.base import Abilities, Array, ArraySpec, Volume
+from ndbatch.remotes.base import Array, ArraySpec, Volume
 from ndbatch.remotes.places import keyvalue
 from ndbatch.remotes.places.keyvalue import KeyValue
 from ndbatch.remotes.places.tensor import FAILURES, read, require_no_fork, translated
