@@ -33,11 +33,11 @@ ARRAYS = {
 """All that a pickled array names; whatever else a pickle asks for is refused."""
 
 
-def pack_npz(data: Array) -> bytes:
-    """Return `data` as npz."""
+def pack_npz(data: Array, level: int = 1) -> bytes:
+    """Return `data` as npz, compressed at a `level` of zlib; 0 stores it as it is."""
     plain = io.BytesIO()
     np.save(plain, np.ascontiguousarray(data), allow_pickle=False)
-    return zlib.compress(plain.getbuffer(), 1)
+    return zlib.compress(plain.getbuffer(), level)
 
 
 def unpack_npz(body: bytes, largest: int, where: str) -> Array:
