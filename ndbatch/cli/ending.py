@@ -43,7 +43,11 @@ def ending(result: Result, config: Config, path: Path, overrides: Sequence[str])
     lines += _findings(found)
     if result.status == "done":
         width = max(map(len, [*result.outputs, "report"]))
-        lines += [f"  {name:<{width}}  {url}{_rows(result, name)}" for name, url in result.outputs.items()]
+        for name, url in result.outputs.items():
+            lines.append(f"  {name:<{width}}  {url}{_rows(result, name)}")
+            entry = document["outputs"][name]
+            if "objects" in entry:
+                lines.append(f"  {'':<{width}}  {entry['objects']} ({entry['object_type']} objects)")
         lines += [f"  {'report':<{width}}  {result.report}"] if result.report else []
         lines += [f"Look at it:  {look}" for look in _looks(document, result.name)]
         return lines

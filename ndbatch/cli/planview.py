@@ -66,7 +66,7 @@ def _head(document: Mapping[str, Any]) -> Iterator[str]:
 def _what(entry: Mapping[str, Any]) -> str:
     """Return what a volume is, in brackets; nothing for a table."""
     if not entry.get("shape"):
-        return ""
+        return f", {entry['object_type']} objects: {entry['objects']}" if "objects" in entry else ""
     chunks = f", chunks {'x'.join(map(str, entry['chunks']))}" if entry.get("chunks") else ""
     return f" ({entry['kind']}, {entry['dtype']}, {'x'.join(map(str, entry['shape']))}{chunks})"
 

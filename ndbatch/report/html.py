@@ -158,6 +158,9 @@ def _places(summary: dict[str, Any], document: dict[str, Any]) -> Markup:
             rows.append(
                 [role[:-1], name, kind, size, entry.get("dtype") or "", element("code", masked_text(entry["url"]))]
             )
+            if "objects" in entry:
+                where = element("code", masked_text(entry["objects"]))
+                rows.append([role[:-1], name, f"{entry['object_type']} objects", "", "", where])
     how = []
     for _, below, over in pairings(document):
         how.append(f'ndbatch show "{below["url"]}"' + (f' --labels "{over["url"]}"' if over is not None else ""))

@@ -24,7 +24,7 @@ from ndbatch.steps.registry import step_names
 from tests.docs import console
 from tests.docs.conftest import DOCS, ROOT, blocks
 
-PAGES = ["index.md", "concepts.md", "python.md", "extending.md", "faq.md"]
+PAGES = ["index.md", "concepts.md", "python.md", "extending.md", "faq.md", "ramon.md"]
 INLINE = "\ncluster: {kind: inline}\n"
 """Examples are small: computed in this process they end sooner than workers start."""
 

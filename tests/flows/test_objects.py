@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from pyarrow import parquet
 
 import ndbatch as nb
 from ndbatch import ramon
+from ndbatch.cli.app import main
 from ndbatch.errors import ConfigError, PlanError, RemoteError
 from ndbatch.geometry import Box
 from ndbatch.ramon import Annotation, Organelle, Segment, class_of
@@ -99,6 +101,17 @@ def test_objects_of_a_channel_go_to_the_channel(channel: str) -> None:
     again = {"url": channel, "create": False}
     assert nb.run({**document, "name": "other", "outputs": {"cells": again}}).status == "done"
     require_cells(store)
+
+
+def test_where_objects_are_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "job.yaml").write_text(yaml.safe_dump(job()))
+    for verb in ("plan", "run"):
+        with pytest.raises(SystemExit):
+            main([verb, "job.yaml"])
+        assert "cells.ramon.h5" in capsys.readouterr().out.replace("\n", "")
+    page = (folder / "runs" / "job" / "report.html").read_text()
+    assert "organelle objects" in page
+    assert "cells.ramon.h5" in page
 
 
 def test_a_measured_table_ends_as_objects_of_labels_that_the_run_writes(channel: str) -> None:
