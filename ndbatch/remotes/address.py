@@ -71,7 +71,7 @@ class Address:
     @property
     def url(self) -> str:
         """The address as one string; a path without `scheme://` where its ending tells the scheme."""
-        bare = _scheme_of_ending(self.path) == self.scheme
+        bare = not self.scheme or _scheme_of_ending(self.path) == self.scheme
         text = self.path if bare else f"{self.scheme}://{self.path}"
         text += f"::{self.inside}" if self.inside else ""
         return text + (f"?{urlencode(self.options, safe=':,/')}" if self.options else "")

@@ -24,6 +24,7 @@ from urllib.request import Request, urlopen
 from ndbatch.errors import Denied, RemoteError, Transient, missing_extra
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.places.tensor import FAILURES, context, require_no_fork, translated
+from ndbatch.remotes.places.unreachable import unreachable
 
 TIMEOUT = 20
 """Seconds that a web server may take for an index page, and a service to connect."""
@@ -216,7 +217,8 @@ def _index(url: str, address: Address) -> list[Entry]:
             raise Denied(f"{url}: the server gives no index of this folder; name a volume in it", url=url) from None
         raise Transient(f"{url}: {error.code} {error.reason}", url=url) from None
     except (URLError, TimeoutError, OSError) as error:
-        raise Transient(f"{url}: {getattr(error, 'reason', error)}", url=url) from None
+        reason = str(getattr(error, "reason", error))
+        raise Transient(f"{url}: {unreachable(reason, 'http') or reason}", url=url) from None
     links = _Links()
     links.feed(page)
     if not page:

@@ -13,6 +13,7 @@ import numpy as np
 from ndbatch.errors import Corrupt, Denied, NotFound, RemoteError, Transient
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Array
+from ndbatch.remotes.places.unreachable import names_no_bucket, unreachable
 
 T = TypeVar("T")
 CACHE_BYTES = 32 * 2**20
@@ -106,12 +107,16 @@ def translated(error: Exception, address: Address, where: str) -> RemoteError:
     text = re.sub(r"\s*\[(tensorstore_spec|source locations|http_|x-)[^\n]*", "", str(error), flags=re.DOTALL)
     code, _, reason = text.partition(": ")
     reason = re.sub(r"Error (reading|opening|writing) ", r"\1 ", reason or text).strip()
+    reason = re.sub(r"^All \d+ retry attempts failed: |\s*\[curl_code=[^]]*\]", "", reason)
     url = address.url
     if "No space left" in text or "Disk quota" in text or "File too large" in text:
         return RemoteError(f"{url}: no room to write {where}; free some space, then run again", url=url)
+    silent = None if address.place == "file" else unreachable(text, address.place)
+    if silent is not None and code not in ("PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND"):
+        return Transient(f"{url}: {silent} ({where})", url=url)
     if code in ("PERMISSION_DENIED", "UNAUTHENTICATED") or _REFUSED.search(text):
         return Denied(f"{url}: {reason}; {_remedy(address)}", url=url)
-    if "NoSuchBucket" in text or "NO_SUCH_BUCKET" in text:
+    if names_no_bucket(text):
         return NotFound(f"{url}: there is no bucket {address.path.split('/')[2]}; check its name and endpoint", url=url)
     if code == "NOT_FOUND":
         return NotFound(f"{url}: {reason} ({where})", url=url)

@@ -284,6 +284,8 @@ def _absent(layer: KeyValue, address: Address) -> RemoteError:
     try:
         folders = [name.rstrip("/") for name in islice(layer.names(), LOOKED_AT) if name.endswith("/")]
         found = [name for name in folders if layer.child(name).exists("info")]
+    except NotFound as error:
+        return error  # there is no bucket
     except RemoteError:
         found = []  # a web server lists nothing
     hint = f"; it holds the layers {', '.join(found)}" if found else ""
