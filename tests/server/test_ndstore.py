@@ -467,6 +467,14 @@ def test_what_was_found_is_not_removed(wire: Wire) -> None:
     assert np.array_equal(wire.npz(f"/nd/sd/lab/em/npz/{BOX}")[0], EM)
 
 
+def propagated(wire: Wire, channel: str) -> Any:
+    """Wait until levels are made, and return what is told then."""
+    deadline = time.monotonic() + 60
+    while (status := wire.get(f"/nd/sd/p/{channel}/getPropagate/").data) == b"1" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return status
+
+
 def test_propagation(fresh: Wire) -> None:
     """0, 1 while levels are made, 2; a write makes them stale; what the rules forbid is refused."""
     names = [{"channel_name": n, "channel_type": "annotation", "channel_datatype": "uint32"} for n in ("a", "b")]
@@ -479,10 +487,8 @@ def test_propagation(fresh: Wire) -> None:
     assert fresh.get("/nd/sd/p/a,b/getPropagate/").data == b"0,0"
     fresh.get("/nd/sd/p/a/setPropagate/2/", 404)
     assert fresh.get("/nd/sd/p/a/setPropagate/1/").data == b""
-    deadline = time.monotonic() + 60
-    while (status := fresh.get("/nd/sd/p/a/getPropagate/").data) == b"1" and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert status == b"2"
+    assert propagated(fresh, "a") == b"2"
+    assert fresh.get("/nd/sd/p/a,b/getPropagate/").data == b"2,0"
     fresh.get("/nd/sd/p/a/setPropagate/1/", 404)
     for level, step in ((1, 2), (2, 4)):
         ranges = f"{level}/{12 // step},{132 // step}/{20 // step},{120 // step}/1,9/"
@@ -490,6 +496,20 @@ def test_propagation(fresh: Wire) -> None:
     fresh.post(f"/nd/sd/p/a/npz/{box}", npz(labels[None]))
     assert fresh.get("/nd/sd/p/a/getPropagate/").data == b"0"
     fresh.get("/nd/sd/p/a/setPropagate/0/")
+    fresh.get("/nd/sd/p/a/setPropagate/1/")
+    assert propagated(fresh, "a") == b"2"
+    fresh.get("/nd/sd/p/a/setPropagate/0/")
+    assert fresh.get("/nd/sd/p/a/getPropagate/").data == b"0"
+
+
+def test_a_write_while_levels_are_made(fresh: Wire) -> None:
+    """It may have come too late for them, so they are stale once they are there."""
+    make(fresh, {"channel_name": "a", "channel_type": "image", "channel_datatype": "uint8"})
+    one = npz(np.ones((1, 1, 1, 1), "uint8"))
+    fresh.post("/nd/sd/p/a/npz/0/10,11/20,21/1,2/", one)
+    fresh.get("/nd/sd/p/a/setPropagate/1/")
+    fresh.post("/nd/sd/p/a/npz/0/12,13/20,21/1,2/", one)
+    assert propagated(fresh, "a") == b"0"
 
 
 def test_metadata_is_in_info(fresh: Wire) -> None:

@@ -24,11 +24,10 @@ from ndbatch.server.ndstore.tokens import (
     datatype,
     domain,
     fitting,
-    keep_own,
-    own,
     scale_down,
     times_of,
 )
+from ndbatch.server.pyramids import note_write
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -141,8 +140,8 @@ def _store(service: Service, where: Cutout, arrays: Sequence[Array]) -> None:
             raise PlanError(f"{channel.name} is kept as {volume.dtype}, which cannot hold these values")
         target = inside if volume.axes.startswith("t") else Box(inside.start[1:], inside.stop[1:])
         service.voxels.write(volume, target, exact.reshape(target.shape), merge=True)
-        if channel.levels > 1 and where.level == 0 and not own(channel).get("stale"):
-            keep_own(service, channel, stale=True)
+        if where.level == 0:
+            note_write(service, channel)
 
 
 def _unpacked(form: str, body: bytes, where: Cutout) -> list[Array]:

@@ -20,7 +20,8 @@ from ndbatch.server.calls import TooLarge
 from ndbatch.server.catalogue import Channel, Project
 from ndbatch.server.ndstore.cutouts import read
 from ndbatch.server.ndstore.grammar import Cutout, require_inside
-from ndbatch.server.ndstore.tokens import domain, fitting, keep_own, own, spatial
+from ndbatch.server.ndstore.tokens import domain, fitting, spatial
+from ndbatch.server.pyramids import note_write
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -176,8 +177,8 @@ class Canvas:
 
     def _touched(self, level: int) -> None:
         """Say that coarser levels no longer follow from the voxels."""
-        if level == 0 and self.channel.levels > 1 and not own(self.channel).get("stale"):
-            keep_own(self.service, self.channel, stale=True)
+        if level == 0:
+            note_write(self.service, self.channel)
 
 
 def tight_box(mask: Array, where: Box) -> Box | None:

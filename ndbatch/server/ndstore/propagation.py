@@ -35,7 +35,7 @@ def _set(service: Service, project: Project, channel: Channel, value: str) -> No
         if project.levels < 2:
             raise PlanError(f"{project.name} has one level; scalinglevels of its dataset decides")
         factors = dict(zip("zyx", factor(project.scaling, 1), strict=True))
-        begin(service, channel, project.levels, factors, lambda: keep_own(service, channel, stale=False))
+        begin(service, channel, project.levels, factors)
     elif value == "0" and now != 1:
         keep_own(service, channel, stale=True)
     else:

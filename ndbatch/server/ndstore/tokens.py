@@ -37,9 +37,10 @@ def own(channel: Channel) -> Mapping[str, Any]:
 
 def keep_own(service: Service, channel: Channel, **facts: Any) -> None:
     """Keep more facts of ndstore with a channel."""
-    known = service.catalogue.channel(channel.project, channel.name)
-    extra = {**known.extra, "ndstore": {**own(known), **facts}}
-    service.catalogue.change_channel(channel.project, channel.name, extra=extra)
+    with service.catalogue.transaction():
+        known = service.catalogue.channel(channel.project, channel.name)
+        extra = {**known.extra, "ndstore": {**own(known), **facts}}
+        service.catalogue.change_channel(channel.project, channel.name, extra=extra)
 
 
 def tokens(service: Service) -> list[str]:
@@ -96,9 +97,10 @@ def fitting(service: Service, project: Project, channel: Channel) -> int:
 
 def propagation(service: Service, project: Project, channel: Channel) -> int:
     """Return 0 where levels do not follow from the voxels, 1 while they are made, 2 where they do."""
-    if making(service, channel) is Making.RUNNING:
+    state = making(service, channel)
+    if state is Making.RUNNING:
         return 1
-    if stale(channel) or project.levels < 2:
+    if state is Making.FAILED or stale(channel) or project.levels < 2:
         return 0
     return 2 if fitting(service, project, channel) >= project.levels else 0
 
