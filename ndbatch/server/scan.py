@@ -25,6 +25,7 @@ from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.connecting import connect
 from ndbatch.remotes.remote import Entry
+from ndbatch.remotes.views.options import OPTIONS
 from ndbatch.server.catalogue import Catalogue, Channel, Project
 from ndbatch.server.service import TOLD, Service
 
@@ -42,11 +43,14 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class _Found:
-    """A volume to be served: the name of its channel, the volume, its address, and what opens it beside."""
+    """A volume to be served: the name of its channel, the volume, the address of its file, and what opens it beside.
+
+    `volume.url` has the options of a view in it, so that all protocols see the view; `told` has the others.
+    """
 
     channel: str
     volume: Volume
-    url: str
+    source: str
     told: Mapping[str, Any]
     origin: str
     scaling: str
@@ -82,12 +86,15 @@ def fill(service: Service) -> list[Entry]:
     """
     entries = connect(str(service.root)).ls(DEPTH)
     _forget_gone(service, {entry.url: entry for entry in entries if not entry.problem})
-    known = {c.url for c in _channels(service.catalogue)}
+    known = {_source(c) for c in _channels(service.catalogue)}
     groups: dict[tuple[str, str], list[_Found]] = defaultdict(list)
     refused = []
     for entry in entries:
         if entry.problem or entry.shape is None:
             refused.append(entry)
+        elif not service.holds(Path(parse(entry.url).path)):
+            problem = "it is a link that leads out of the folder; name it in the configuration of the service instead"
+            refused.append(replace(entry, problem=problem))
         elif entry.url not in known:
             dataset, project, channel = names_of(entry.name, service.root.name)
             try:
@@ -129,6 +136,12 @@ def names_of(path: str, root: str) -> Key:
     return dataset, project, parts[-1] or "volume"
 
 
+def _source(channel: Channel) -> str:
+    """Return the address of the file or folder behind a channel, without the options of a view of it."""
+    source: str = channel.extra.get(ORIGIN, {}).get("source", channel.url)
+    return source
+
+
 def _channels(catalogue: Catalogue) -> Iterator[Channel]:
     for project in catalogue.projects():
         yield from catalogue.channels(project.name)
@@ -140,7 +153,7 @@ def _places(service: Service, channel: str, url: str, told: Mapping[str, Any], o
     if not set("zyx") <= set(volume.axes):
         raise PlanError(f"{url} has axes {volume.axes}; services know t, z, y, x")
     if "c" not in volume.axes:
-        return [_Found(channel, volume, url, told, origin, _scaling(service, volume, url, told))]
+        return [_found(service, channel, volume, url, told, origin)]
     first = volume.offset[volume.axes.index("c")]
     result = []
     names = volume.channels
@@ -148,9 +161,13 @@ def _places(service: Service, channel: str, url: str, told: Mapping[str, Any], o
         name = names[place - first] if names else f"c{place}"
         name = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_") or f"c{place}"
         one = {**told, "c": place}
-        volume = service.voxels.open(url, 0, one)
-        result.append(_Found(f"{channel}_{name}", volume, url, one, origin, _scaling(service, volume, url, one)))
+        result.append(_found(service, f"{channel}_{name}", service.voxels.open(url, 0, one), url, one, origin))
     return result
+
+
+def _found(service: Service, channel: str, volume: Volume, source: str, told: Mapping[str, Any], origin: str) -> _Found:
+    rest = {name: value for name, value in told.items() if name not in OPTIONS}
+    return _Found(channel, volume, source, rest, origin, _scaling(service, volume, rest))
 
 
 def _forget_gone(service: Service, there: Mapping[str, Entry]) -> None:
@@ -159,7 +176,7 @@ def _forget_gone(service: Service, there: Mapping[str, Entry]) -> None:
     for channel in _channels(service.catalogue):
         if channel.made or channel.extra.get(ORIGIN, {}).get("from") != FOUND:
             continue
-        address, entry = parse(channel.url), there.get(channel.url)
+        address, entry = parse(_source(channel)), there.get(_source(channel))
         gone = entry is None and address.place == "file" and not Path(address.path).exists()
         facts = channel.extra[ORIGIN]["entry"]
         if gone or (entry is not None and facts != _facts(entry)):
@@ -216,8 +233,10 @@ def _keep(service: Service, frame: Project, found: _Found) -> None:
         _grow(service.catalogue, frame)
     volume = found.volume
     able = volume.abilities.write and volume.abilities.concurrent
-    kept = Channel(frame.name, found.channel, found.url, str(volume.kind), volume.dtype.name, volume.levels, not able)
-    origin = {"from": found.origin, "entry": _facts(service.voxels.open(found.url))}
+    kept = Channel(frame.name, found.channel, volume.url, str(volume.kind), volume.dtype.name, volume.levels, not able)
+    origin = {"from": found.origin, "source": found.source, "entry": []}
+    if found.origin == FOUND:
+        origin["entry"] = _facts(service.voxels.open(found.source))
     kept = replace(kept, extra={ORIGIN: origin, **({TOLD: dict(found.told)} if found.told else {})})
     for name in (found.channel, *(f"{found.channel}_{number}" for number in range(2, 100))):
         try:
@@ -250,9 +269,9 @@ def _spatial(volume: Volume, values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(value for axis, value in zip(volume.axes, values, strict=True) if axis in "zyx")
 
 
-def _scaling(service: Service, volume: Volume, url: str, told: Mapping[str, Any]) -> str:
+def _scaling(service: Service, volume: Volume, told: Mapping[str, Any]) -> str:
     if volume.levels == 1:
         return ""
     z = volume.axes.index("z")
-    coarser: Shape = service.voxels.open(url, 1, told).shape
+    coarser: Shape = service.voxels.open(volume.url, 1, told).shape
     return "isotropic" if coarser[z] < volume.shape[z] else "zslices"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import BaseRoute, Route
 
+from ndbatch.errors import NdbatchError
 from ndbatch.server.addresses import Known
 from ndbatch.server.calls import endpoint
 from ndbatch.server.dvid.asking import answers
@@ -24,8 +25,15 @@ def routes(service: Service) -> list[BaseRoute]:
 
 
 def address(service: Service, base: str, project: Project, channel: Channel) -> Known | None:
-    """Return the address of a channel: the first version of its repository, and its instance."""
+    """Return the address of a channel, in the first version of its repository; None where DVID has no type for it."""
+    from ndbatch.server.dvid.instance import VOXELS
     from ndbatch.server.dvid.repository import Repository
 
+    typename = "labelmap" if channel.kind == "labels" else f"{channel.dtype}blk"
+    try:
+        if typename not in VOXELS or service.volume(channel).axes != "zyx":
+            return None
+    except NdbatchError:
+        return None  # it cannot be opened now, and whoever looks at it is told why
     root = Repository(service.catalogue, project.name).dag["root"]
     return Known(f"dvid://{base}/{root}/{channel.name}", "Neuroglancer, clients of DVID and ndbatch")
