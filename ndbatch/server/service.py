@@ -71,8 +71,15 @@ class Service:
         return self.voxels.open(channel.url, level, channel.extra.get(TOLD))
 
     def place_for(self, dataset: str, project: str, channel: str) -> Path:
-        """Return where the volume of a new channel is made: three checked names below the root."""
-        return self.root / dataset / project / f"{channel}.zarr"
+        """Return where the volume of a new channel is made: three checked names below the root. Denied where a link leads out."""
+        place = self.root / dataset / project / f"{channel}.zarr"
+        if not self.holds(place):
+            raise Denied(f"{dataset}/{project} is a link that leads out of the folder; nothing is made there")
+        return place
+
+    def holds(self, path: Path) -> bool:
+        """Return whether a path lies below the root, once links are followed."""
+        return path.resolve().is_relative_to(self.root)
 
 
 def application(service: Service, protocols: Sequence[str] = PROTOCOLS) -> Any:
