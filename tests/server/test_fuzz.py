@@ -173,6 +173,7 @@ HEADERS: tuple[dict[str, str], ...] = (
     {"Accept": "image/png"}, {"Accept-Encoding": "gzip"}, {"Content-Digest": "sha-256=:xx:"}, {"If-None-Match": "*"},
     {"Want-Content-Digest": "x"}, {"Content-Type": "multipart/form-data; boundary=x"},
 )  # fmt: skip
+PLACE = "|".join(sorted(WORDS, key=len, reverse=True))
 METHODS = ("GET", "GET", "GET", "POST", "POST", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 
 
@@ -181,7 +182,7 @@ def requests(draw: Any) -> tuple[str, str, dict[str, str], int]:
     """Return method, path with ROOT for the repository, headers, and the number of a body; at times a word is none."""
     path = draw(st.sampled_from(PATHS))
     pieces = [
-        re.sub("|".join(WORDS), lambda found: draw(st.sampled_from(WORDS[found[0]])), piece)
+        re.sub(PLACE, lambda found: draw(st.sampled_from(WORDS[found[0]])), piece)
         if draw(st.integers(0, 11))
         else draw(NAMES)
         for piece in path.split("/")
