@@ -12,6 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import ndbatch as nb
 from ndbatch import ramon
@@ -22,6 +24,7 @@ from ndbatch.ramon.hdf5 import Paint, from_hdf5, query_box, to_hdf5
 from ndbatch.remotes.http.client import client
 from ndbatch.server.service import Access
 from ndbatch.testing.serving import serving
+from tests.server.sample import HTTP
 
 SHAPE, OFFSET = (40, 70, 90), (2, 10, 20)
 
@@ -83,7 +86,11 @@ ALL = [
 ]
 
 
-def test_every_class_comes_back_as_it_was_sent(store: Objects) -> None:
+@pytest.mark.parametrize("many", [True, False], ids=["json", "hdf5"])
+def test_every_class_comes_back_as_it_was_sent(store: Objects, many: bool) -> None:
+    """As JSON to this service, as HDF5 to one that takes no more than an ndstore took."""
+    if not many:
+        vars(store)["_takes_many"] = False
     assert store.put(ALL) == [thing.id for thing in ALL]
     assert store.get([thing.id for thing in ALL]) == ALL
     assert list(store) == ALL
@@ -361,6 +368,30 @@ def test_bodies_that_are_wrong_change_nothing(store: Objects, wire: Wire, path: 
     reply = wire.post(path, body, expect=(404,))
     assert 10 < len(reply.text) < 400
     assert store.query() == []
+
+
+WORDS = st.sampled_from(
+    ["4", "4,5", "0", "x", "json", "nodata", "voxels", "cutout", "cuboids", "boundingbox", "query", "limit", "type", "confidence",
+     "lt", "reserve", "getField", "setField", "merge", "global", "topkeys", "update", "reduce", "1,2", "20,40", "-1", "%00",
+     "9" * 30]
+)  # fmt: skip
+BODIES = st.binary(max_size=40) | st.sampled_from(
+    [to_hdf5([Segment()]), b"{}", b'{"a": {"type": 4}}', query_box(Box((4, 20, 30), (5, 21, 31)), 0)]
+)
+
+
+@given(
+    st.sampled_from(["sd", "ramon"]), st.sampled_from(["GET", "POST", "DELETE"]), st.lists(WORDS, max_size=6), BODIES
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_path_and_no_body_makes_it_fail(
+    base: str, application: str, method: str, words: list[str], body: bytes
+) -> None:
+    url, _, name = base.partition("|")
+    path = f"{url}/nd/{application}/{name}/{'/'.join(words)}/"
+    reply = HTTP.request(method, path, body=body if method == "POST" else None)
+    assert reply.status in (200, 404), reply.data
+    assert b"Traceback" not in reply.data
 
 
 def test_a_channel_made_anew_has_no_objects(tmp_path: Path) -> None:

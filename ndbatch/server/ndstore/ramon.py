@@ -6,7 +6,6 @@ are tight and absolute, queries with several predicates ask for all of them, and
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from starlette.responses import Response
 from ndbatch.errors import NotFound, PlanError
 from ndbatch.geometry import Box
 from ndbatch.ramon.dialects import from_json, to_both, to_flat
-from ndbatch.ramon.hdf5 import Paint, from_hdf5, h5, read_numbers, write_groups, write_paint
+from ndbatch.ramon.hdf5 import MANY, Paint, from_hdf5, image, new_file, read_numbers, write_groups, write_paint
 from ndbatch.ramon.model import LARGEST_ID, Annotation, class_of, require_id
 from ndbatch.remotes.base import Kind
 from ndbatch.server.calls import Call, as_json, plain
@@ -101,15 +100,13 @@ def _get(place: Place, ids: Sequence[int], rest: Sequence[str]) -> Response:
             raise PlanError("a cutout of a part is cutout/resolution/x0,x1/y0,y1/z0,z1/")
         box = Box(*zip(*[span(part) for part in rest[2:5]][::-1], strict=True))
         boxes = {thing.id: box for thing in things}
-    with io.BytesIO() as target:
-        with h5().File(target, "w") as file:
-            write_groups(file, things, {})
-            for thing in things:
-                if what != "nodata":
-                    _write_voxels(
-                        place, file[str(thing.id)], what, thing.id, labels[thing.id], level, boxes.get(thing.id)
-                    )
-        return Response(target.getvalue(), media_type=HDF5)
+    with new_file() as file:
+        write_groups(file, things, {})
+        for thing in things:
+            if what != "nodata":
+                group = file[str(thing.id)]
+                _write_voxels(place, group, what, thing.id, labels[thing.id], level, boxes.get(thing.id))
+        return Response(image(file), media_type=HDF5)
 
 
 def _write_voxels(
@@ -161,11 +158,10 @@ def _query(place: Place, rest: Sequence[str]) -> Response:
     if place.call.method == "POST" and place.call.body:
         present = _present(place)
         ids = [one for one in ids if one in present]
-    with io.BytesIO() as target:
-        with h5().File(target, "w") as file:
-            if ids[:limit]:
-                file["ANNOIDS"] = np.array(ids[:limit], np.uint32)
-        return Response(target.getvalue(), media_type=HDF5)
+    with new_file() as file:
+        if ids[:limit]:
+            file["ANNOIDS"] = np.array(ids[:limit], np.uint32)
+        return Response(image(file), media_type=HDF5, headers={MANY: "json"})
 
 
 def _present(place: Place) -> set[int]:
@@ -222,13 +218,13 @@ def _post(place: Place, options: Sequence[str]) -> Response:
 
 
 def _post_json(place: Place, options: Sequence[str]) -> Response:
-    """Answer `POST json/[update/]` with one object as JSON of either dialect; the body's key means nothing."""
+    """Answer `POST json/[update/]` with objects as JSON of either dialect: an ndstore takes one, this any number."""
     place.require_write()
     body = place.call.json()
-    if not isinstance(body, dict) or len(body) != 1 or not isinstance(next(iter(body.values())), dict):
-        raise PlanError('the body must be one object, {"any": {"ann_type": 2, ...}}')
-    thing = from_json(next(iter(body.values())))
-    return plain(str(place.table.put([thing], update="update" in options)[0]))
+    if not isinstance(body, dict) or not body or not all(isinstance(one, dict) for one in body.values()):
+        raise PlanError('the body must be an object, {"any": {"ann_type": 2, ...}}')
+    ids = place.table.put([from_json(one) for one in body.values()], update="update" in options)
+    return plain(",".join(map(str, ids)))
 
 
 def _delete(place: Place, ids: Sequence[int]) -> Response:
