@@ -34,6 +34,8 @@ demo: $(STAMP)   ## count the nuclei of a real volume, from a service to a servi
 	NDSTORE_TOKEN=$$(cat configs/runs/served/.ndbatch-serve/token); export NDSTORE_TOKEN; \
 	$(BIN)/ndbatch run configs/count-nuclei-served.yaml && \
 	echo && echo "what is in the service now:" && $(BIN)/ndbatch ls ndstore://127.0.0.1:8765/cells3d && \
+	echo && echo "objects that were written back:" && \
+	$(BIN)/ndbatch objects ndstore://127.0.0.1:8765/cells3d/labels --limit 5 && \
 	echo && echo "to look at it: ndbatch serve configs/serve.yaml, and http://127.0.0.1:8765/ in a browser"
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ndbatch.cli import copying, ingest, listing, outcomes, places, points, serve, starts, work
+from ndbatch.cli import copying, ingest, listing, objects, outcomes, places, points, serve, starts, work
 from ndbatch.cli.speech import tell
 from ndbatch.errors import Interrupted, NdbatchError, StepError
 
@@ -57,7 +57,7 @@ app = typer.Typer(
     help="Parallel, resumable batch processing over chunked 3-D volumes.",
     epilog="ndbatch init lists the steps; ndbatch init STEP --output job.yaml writes a configuration to start from.",
 )
-for _rooms in (work, outcomes, starts, places, listing, copying, ingest, points, serve):
+for _rooms in (work, outcomes, starts, places, listing, copying, ingest, objects, points, serve):
     _rooms.add_to(app)
 
 

@@ -106,7 +106,7 @@ def _stored_bytes(volume: Volume, anywhere: bool) -> int | None:
     """Return the bytes that the volume, or the file it is in, takes; None where asking would cost much, or nobody knows."""
     from ndbatch.remotes.places.keyvalue import place
 
-    if not volume.abilities.shared or (volume.address.place != "file" and not anywhere):
+    if not volume.abilities.shared or volume.abilities.service or (volume.address.place != "file" and not anywhere):
         return None
     return place(volume.address).stored_bytes()
 

@@ -25,7 +25,7 @@ HEAVY = {
 }  # fmt: skip
 VERBS = [
     "run", "try", "plan", "retry", "status", "attach", "report", "check", "init", "schema", "config", "info", "show", "ls", "rm",
-    "copy", "downsample", "ingest", "points",
+    "copy", "downsample", "ingest", "objects", "points", "serve",
 ]  # fmt: skip
 
 
@@ -96,8 +96,8 @@ def test_several_mistakes_are_listed(job: Path, ndbatch: Command) -> None:
     assert refused.code == 2
     assert refused.err.splitlines() == [
         "error: 2 problems",
-        "  --set cluster.kind=proceses: cluster.kind: must be inline, threads, processes or dask, not 'proceses'; did you "
-        "mean processes?",
+        "  --set cluster.kind=proceses: cluster.kind: must be inline, threads, processes, local, dask, slurm, lsf, pbs, "
+        "sge or htcondor, not 'proceses'; did you mean processes?",
         "  --set retry.wait=soon: retry.wait: must be a number, not 'soon'",
     ]  # fmt: skip
 
