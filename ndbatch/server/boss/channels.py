@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndbatch.errors import Denied, NotFound
 from ndbatch.remotes import api
-from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Kind
 from ndbatch.remotes.boss.geometry import DTYPES
-from ndbatch.remotes.registry import store_class
 from ndbatch.server.boss.errors import REFERENCED, BossError, bad
 from ndbatch.server.boss.levels import status
 from ndbatch.server.boss.tree import CREATOR, Tree, datatype, experiment_of, own, with_own
 from ndbatch.server.catalogue import Channel, Project
+from ndbatch.server.volumes import free_place, remove_channel, require_made
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -63,7 +60,7 @@ def make_channel(service: Service, project: Project, name: str, facts: Mapping[s
     if not isinstance(sample, int) or not 0 <= sample < project.times:
         raise bad(f"default_time_sample is {sample!r}; the experiment has {project.times} time samples")
     several = project.times > 1
-    place = _free(service.place_for(project.dataset, project.name, name))
+    place = free_place(service.place_for(project.dataset, project.name, name))
     meant = Kind.LABELS if kind == "annotation" else Kind.IMAGE
     api.create(
         str(place),
@@ -97,26 +94,10 @@ def drop_channel(service: Service, project: Project, channel: Channel) -> None:
     users = [one.name for one in tree.channels(project) if channel.name in own(one).get("sources", ())]
     if users:
         raise BossError(f"{channel.name} is a source of {', '.join(users)}; delete these first", REFERENCED)
-    if not channel.made:
-        raise Denied(f"{channel.name} was found in the folder that is served; remove it there")
+    require_made(channel)
     for one in tree.channels(project):
         related = own(one).get("related", [])
         if channel.name in related:
             left = [name for name in related if name != channel.name]
             service.catalogue.change_channel(project.name, one.name, extra=with_own(one, related=left))
-    service.catalogue.remove_channel(project.name, channel.name)
-    address = parse(channel.url)
-    try:
-        store_class(address.scheme).delete(address)
-    except NotFound:
-        return  # another process that serves the folder was faster
-    finally:
-        service.voxels.forget()
-
-
-def _free(place: Path) -> Path:
-    """Return a path at which there is nothing yet: a channel that was removed a moment ago may still be going away."""
-    number = 1
-    while (found := place.with_name(f"{place.stem}{'' if number == 1 else f'-{number}'}{place.suffix}")).exists():
-        number += 1
-    return found
+    remove_channel(service, channel)

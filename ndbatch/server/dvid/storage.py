@@ -190,7 +190,7 @@ class Storage:
                 offset=frame.start,
                 voxel_size=size,
                 levels=max(project.levels, volume.levels),
-                scaling="isotropic" if volume.levels > 1 else project.scaling,
+                scaling="isotropic" if volume.levels > 1 and project.levels == 1 else project.scaling,
             )
 
     def _grown(self, source: Volume, domain: Box, target: Path) -> None:

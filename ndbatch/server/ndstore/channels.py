@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from ndbatch.errors import Conflict, Denied, NdbatchError, NotFound, PlanError
+from ndbatch.errors import Conflict, NdbatchError, PlanError
 from ndbatch.remotes import api
-from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Kind
 from ndbatch.remotes.ndstore.frame import DTYPES, cuboid
-from ndbatch.remotes.registry import store_class
 from ndbatch.server.calls import Call, plain
 from ndbatch.server.catalogue import NAME, Channel, Project
 from ndbatch.server.ndstore.tokens import Document, channel_of, project_of
+from ndbatch.server.volumes import free_place, remove_channel
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -96,7 +95,7 @@ def make_channel(service: Service, project: Project, name: str, facts: Mapping[s
     kept = {"window": [facts.get("startwindow", 0), facts.get("endwindow", 0)], "default": bool(facts.get("default"))}
     with service.catalogue.transaction():  # whoever looks for new volumes meanwhile must not find it first
         require_free(name, [channel.name for channel in service.catalogue.channels(project.name)])
-        place = _free(service.place_for(project.dataset, project.name, name))
+        place = free_place(service.place_for(project.dataset, project.name, name))
         _make_volume(project, place, meant, facts)
         service.catalogue.add_channel(
             Channel(
@@ -130,31 +129,9 @@ def _make_volume(project: Project, place: Path, kind: Kind, facts: Mapping[str, 
     )
 
 
-def remove_channel(service: Service, channel: Channel) -> None:
-    """Remove a channel that was made through the service, and its voxels. Denied for one that was found in the folder."""
-    if not channel.made:
-        raise Denied(f"{channel.name} was found in the folder that is served; remove it there")
-    service.catalogue.remove_channel(channel.project, channel.name)
-    address = parse(channel.url)
-    try:
-        store_class(address.scheme).delete(address)
-    except NotFound:
-        return  # another process that serves the folder was faster
-    finally:
-        service.voxels.forget()
-
-
 def require_free(name: str, taken: Sequence[str]) -> None:
     """Raise PlanError for what is no name, Conflict for one of `taken`."""
     if not NAME.fullmatch(name):
         raise PlanError(f"{name!r} is no name")
     if name in taken:
         raise Conflict(f"{name} is there already")
-
-
-def _free(place: Path) -> Path:
-    """Return a path at which there is nothing yet: a channel that was removed a moment ago may still be going away."""
-    number = 1
-    while (found := place.with_name(f"{place.stem}{'' if number == 1 else f'-{number}'}{place.suffix}")).exists():
-        number += 1
-    return found

@@ -16,7 +16,7 @@ from ndbatch.errors import Conflict, Denied, NotFound, PlanError
 from ndbatch.remotes.ndstore.frame import ISOTROPIC, SLICES, UNIT
 from ndbatch.server.calls import Call, as_json
 from ndbatch.server.catalogue import Project
-from ndbatch.server.ndstore.channels import NotAccepted, make_channel, remove_channel, require_free
+from ndbatch.server.ndstore.channels import NotAccepted, make_channel, require_free
 from ndbatch.server.ndstore.documents import DATASETS, public_datasets
 from ndbatch.server.ndstore.tokens import (
     LIMS,
@@ -33,6 +33,7 @@ from ndbatch.server.ndstore.tokens import (
     tokens,
 )
 from ndbatch.server.ndstore.tokens import metadata as kept_metadata
+from ndbatch.server.volumes import remove_channel
 from ndbatch.units import micrometres
 
 if TYPE_CHECKING:
