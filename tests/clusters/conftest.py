@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,10 +83,10 @@ class Site:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     address: str = ""
 
-    def start(self) -> None:
+    def start(self, host: str = "127.0.0.1") -> None:
         told = self.folder / "scheduler.json"
-        place = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
-        self._run("scheduler", *place, "--scheduler-file", str(told), *self.options)
+        place = ["--host", host, "--port", "0", "--dashboard-address", f"{host}:0"]
+        self._run((), "scheduler", *place, "--scheduler-file", str(told), *self.options)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with suppress(OSError, ValueError):  # not there yet, or not written to its end
@@ -95,14 +95,17 @@ class Site:
             time.sleep(0.05)
         raise RuntimeError("the scheduler did not come up")
 
-    def worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-        own = ["--nthreads", "1", "--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
+    def worker(
+        self, *options: str, host: str = "127.0.0.1", within: Sequence[str] = (), **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker that listens at `host`, by a command that `within` begins."""
+        own = ["--nthreads", "1", "--host", host, "--dashboard-address", f"{host}:0"]
         place = ["--local-directory", str(self.folder / "scratch")]
-        return self._run("worker", self.address, *own, *place, *self.options, *options, **environment)
+        return self._run(within, "worker", self.address, *own, *place, *self.options, *options, **environment)
 
-    def _run(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
+    def _run(self, within: Sequence[str], *words: str, **environment: str) -> subprocess.Popen[bytes]:
         everything = {**os.environ, **self.environment, **environment}
-        command = [sys.executable, "-m", "dask", *words]
+        command = [*within, sys.executable, "-m", "dask", *words]
         self.processes.append(subprocess.Popen(command, cwd=self.folder, env=everything, **QUIET))
         return self.processes[-1]
 
