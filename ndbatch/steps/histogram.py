@@ -3,9 +3,9 @@
     - histogram: {input: image, output: counts}
     - histogram: {input: image, output: counts, bins: 256, range: [0, 4096], per: slice}
 
-Counts are whole numbers that are added up, so that neither blocks nor their order can change them. Bins are numpy's for float64: of equal
-width, each with its lower end, the last one with its upper end too. Without a range they reach from the smallest to the largest
-value of the whole volume, which takes one more look. Voxels that are not finite are left out.
+Counts are whole numbers that are added up, so that neither blocks nor their order can change them. Bins are numpy's for float64:
+of equal width, each with its lower end, the last one with its upper end too. Without a range they reach from the smallest to the
+largest value of the whole volume, which takes one more look. Voxels that are not finite are left out.
 """
 
 from __future__ import annotations
