@@ -25,7 +25,7 @@ HEAVY = {
 }  # fmt: skip
 VERBS = [
     "run", "try", "plan", "retry", "status", "attach", "report", "check", "init", "schema", "config", "info", "show", "ls", "rm",
-    "copy", "downsample", "ingest", "objects", "points", "serve",
+    "copy", "downsample", "ingest", "objects", "serve", "points",
 ]  # fmt: skip
 
 

@@ -25,11 +25,18 @@ def done(name: str, folder: Path) -> Result:
     return result
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+RUN = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem != "serve"]
+SERVED = "count-nuclei-served"
+"""Needs the service that configs/serve.yaml describes: `make demo` runs it."""
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_each_can_be_planned_and_writes_beside_itself(path: Path) -> None:
     config = load(path)
     assert (config.name, config.run_directory) == (path.stem, CONFIGS / "runs" / path.stem)
     assert path.read_text().startswith("# "), "it begins with what it is for"
+    if path.stem == SERVED:
+        return
     assert nb.make_plan(load(path, [f"directory={path.parent}/runs/never"])).document()["stages"]
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ndbatch.errors import Denied, NotFound, PlanError, Transient
+from ndbatch.errors import Corrupt, Denied, NotFound, PlanError, Transient
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.places.keyvalue import KeyValue, place
+from ndbatch.testing.chaos import Faults, chaos_proxy
 from ndbatch.testing.servers import KEYS, file_server, s3_client, s3_server
 from tests.remotes.conftest import script
 
@@ -238,3 +239,16 @@ def _require_keys(endpoint: str, after: str) -> None:
     asked = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", data=after.encode(), method="POST")
     asked.add_header("Content-Type", "text/plain")
     urllib.request.urlopen(asked).close()
+
+
+def test_metadata_cut_off_on_the_way_is_asked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "info").write_text(json.dumps({"scales": list(range(50))}))
+    (tmp_path / "broken").write_text('{"scales": [')
+    cut = Faults(shorter=0.6, seed=4)
+    with file_server(tmp_path) as (url, _), chaos_proxy(url, cut) as chaos:
+        folder = place(parse(f"precomputed://{chaos.url}"))
+        assert folder.document("info") == {"scales": list(range(50))}
+        assert chaos.counts["shorter"] > 0
+        assert folder.document("absent") is None
+        with pytest.raises(Corrupt, match=f"{chaos.url}/broken is damaged: it is not JSON"):
+            folder.document("broken")

@@ -63,16 +63,7 @@ def chain(address: Address) -> list[Node]:
 
 def read(node: Node) -> dict[str, Any] | None:
     """Return the attributes of a folder, or None where it has none. Corrupt where they are not whole, Denied."""
-    data = node.folder.read(ATTRIBUTES)
-    if data is None:
-        return None
-    try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise Corrupt(f"{node.shown}/{ATTRIBUTES} is damaged: {error}", url=node.url) from None
-    if not isinstance(document, dict):
-        raise Corrupt(f"{node.shown}/{ATTRIBUTES} is damaged: it is not a JSON object", url=node.url)
-    return document
+    return node.folder.document(ATTRIBUTES)
 
 
 def loaded(node: Node) -> Node:

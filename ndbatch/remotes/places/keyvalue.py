@@ -7,20 +7,23 @@ Formats that are folders of many files (zarr, n5, precomputed) keep their metada
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ndbatch.errors import RemoteError
+from ndbatch.errors import Corrupt, RemoteError
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.files.paths import file_error
 
+AGAIN = 4
+"""Attempts to read from a web server what cannot be decoded: it may have been damaged on the way."""
 FILES = 20_000
 """Files whose size and time `digest` looks at."""
 FOLDERS = 100_000
@@ -75,6 +78,30 @@ class KeyValue(ABC):
     @abstractmethod
     def read(self, key: str) -> bytes | None:
         """Return the bytes of `key`, None where it is absent. Raises Denied, Transient."""
+
+    def document(self, key: str) -> dict[str, Any] | None:
+        """Return the JSON object that `key` holds, None where it is absent.
+
+        What came by a web server and cannot be understood is asked for again: it may have been damaged on the way.
+        Raises Corrupt, Denied, Transient.
+        """
+        web = self.address.place in ("http", "https")
+        for _ in range(AGAIN - 1 if web else 0):
+            with suppress(Corrupt):
+                return self._document(key, web)
+        return self._document(key, web)
+
+    def _document(self, key: str, passing: bool) -> dict[str, Any] | None:
+        data = self.read(key)
+        if data is None:
+            return None
+        try:
+            document, why = json.loads(data), "it is not a JSON object"
+        except ValueError as error:
+            document, why = None, f"it is not JSON ({error})"
+        if isinstance(document, dict):
+            return document
+        raise Corrupt(f"{self.where}/{key} is damaged: {why}", url=self.address.url, passing=passing)
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:

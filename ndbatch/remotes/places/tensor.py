@@ -13,6 +13,7 @@ import numpy as np
 from ndbatch.errors import Corrupt, Denied, NotFound, RemoteError, Transient
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Array
+from ndbatch.remotes.places.keyvalue import AGAIN
 from ndbatch.remotes.places.unreachable import names_no_bucket, unreachable
 
 T = TypeVar("T")
@@ -24,8 +25,6 @@ REQUESTS = 32
 """Files and objects read and written at the same time by a process."""
 RETRIES = {"max_retries": 5, "initial_delay": "250ms", "max_delay": "8s"}
 """How a request is repeated that a busy service refused (429 and 5xx); after that the engine decides."""
-AGAIN = 4
-"""Attempts to read a box from a web server whose bytes cannot be decoded: they may have been damaged on the way."""
 PATIENCE = {
     "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "10",
     "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "30",

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError
+from ndbatch.errors import Conflict, Denied, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
 from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
@@ -263,14 +263,8 @@ def _with_level(layer: KeyValue, address: Address, spec: ArraySpec, level: int) 
 
 def _read_info(layer: KeyValue, address: Address) -> Info | None:
     """Return the parsed `info`, or None where there is none."""
-    text = layer.read("info")
-    if text is None:
-        return None
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise Corrupt(f"{address.path}/info is damaged: it is not JSON ({error})", url=address.url) from None
-    return model.read_info(document, address.url)
+    document = layer.document("info")
+    return None if document is None else model.read_info(document, address.url)
 
 
 def _write_json(layer: KeyValue, name: str, document: Mapping[str, Any]) -> None:

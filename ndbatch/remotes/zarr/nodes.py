@@ -52,18 +52,12 @@ def read_node(path: KeyValue, address: Address) -> Node | None:
 def _json(folder: KeyValue, name: str, address: Address, refused: list[Denied]) -> dict[str, Any] | None:
     """Return a JSON file, None where it is absent; where a place elsewhere refuses, None too, and why in `refused`."""
     try:
-        data = folder.read(name)
-        document = json.loads(data) if data is not None else {}
+        return folder.document(name)
     except Denied as error:
         if address.place == "file":
             raise
         refused.append(error)
         return None
-    except ValueError as error:
-        raise Corrupt(f"{folder / name} is damaged: {error}", url=address.url) from None
-    if not isinstance(document, dict):
-        raise Corrupt(f"{folder / name} is damaged: it is not a JSON object", url=address.url)
-    return document if data is not None else None
 
 
 def inside(path: KeyValue, depth: int = 4) -> Iterator[str]:
