@@ -24,6 +24,7 @@ from ndbatch.remotes.base import Array, Kind
 from ndbatch.steps.base import ArrayInfo, Operation, Patch, Step
 from ndbatch.steps.extremes import Element, opened
 from ndbatch.steps.lengths import spatial_voxels
+from ndbatch.steps.strides import spread, spread_out
 from ndbatch.units import Length
 
 Method = Literal["gaussian", "dog", "log", "median", "tophat"]
@@ -162,8 +163,9 @@ class GaussianKernel:
         data = patch.data
         for axis, s in enumerate(sigma):
             if s > 0:
-                data = ndimage.gaussian_filter1d(
-                    data, s, axis, 2 if axis == twice else 0, np.float32, "reflect", truncate=self.truncate
+                source, data = spread_out(data), spread(data.shape, np.float32)
+                ndimage.gaussian_filter1d(
+                    source, s, axis, 2 if axis == twice else 0, data, "reflect", truncate=self.truncate
                 )
             data = _cut(data, patch.box, box, axis)
         return np.array(data, np.float32, order="C")
