@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,9 @@ def test_levels(live: tuple[str, Service]) -> None:
     assert (nb.open(url, level=2)[...] == 200).all()
     with pytest.raises(Conflict):
         volume.cancel_propagation()
+    with pytest.raises(Conflict, match="has 3 levels, of which those of em are made, and 4 are asked for"):
+        BossVolume.create(parse(f"{live[0]}/lab/deep/more"), replace(spec, levels=4))
+    assert nb.open(url).levels == 3
 
 
 def test_levels_of_one_level(labels: BossVolume) -> None:

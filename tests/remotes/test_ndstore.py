@@ -86,6 +86,11 @@ def test_levels_are_made_by_the_service(live: tuple[str, Service], tmp_path: Pat
     assert np.abs(coarse[...] - mean).max() <= 1  # rounded twice
     volume.write(Box((4, 12, 20), (5, 13, 21)), np.full((1, 1, 1), 9, "uint8"))
     assert volume.status() == 0  # what was made no longer follows
+    assert nb.open(f"{live[0]}/pyramid/image").levels == 1
+    with pytest.raises(NotFound, match="does not follow from its voxels"):
+        nb.open(f"{live[0]}/pyramid/image", level=1)
+    with pytest.raises(Conflict, match="has 2 coarser levels, not 3"):
+        nb.copy(source, f"{live[0]}/pyramid/deeper", levels=3, directory=tmp_path / "deeper", cluster="inline")
 
 
 def test_time_is_an_axis(live: tuple[str, Service]) -> None:
@@ -221,7 +226,7 @@ def test_who_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # -- an ndstore that is not ours ---------------------------------------------------------------------------------------------
 
 
-def _info(**changes: Any) -> Info:
+def _info(channel: dict[str, Any] | None = None, **changes: Any) -> Info:
     dataset = {
         "description": "ds",
         "scaling": "zslices",
@@ -232,9 +237,8 @@ def _info(**changes: Any) -> Info:
         "cube_dimension": {"0": [128, 128, 16], "1": [128, 128, 16]},
         **changes,
     }
-    return Info(
-        {"dataset": dataset, "channels": {"seg": {"channel_type": "annotation", "datatype": "uint64"}}}, "ndstore://h/t"
-    )
+    channel = channel or {"channel_type": "annotation", "datatype": "uint64"}
+    return Info({"dataset": dataset, "channels": {"seg": channel}}, "ndstore://h/t")
 
 
 def test_an_old_info_document() -> None:
@@ -251,6 +255,27 @@ def test_an_old_info_document() -> None:
         _info(imagesize={}).spec("seg", 0, "")
     with pytest.raises(Corrupt, match="is this an ndstore"):
         Info([], "ndstore://h/t").spec("seg", 0, "")  # type: ignore[arg-type]
+
+
+def test_levels_that_were_never_made_are_none() -> None:
+    """An ndstore answers zeros for them, so a channel has its own level alone until it was propagated."""
+    info = _info(channel={"channel_type": "image", "datatype": "uint8", "propagate": 0})
+    assert info.spec("seg", 0, "").levels == 1
+    with pytest.raises(NotFound, match=r"level 1 of seg does not follow from its voxels.*propagate\(\)"):
+        info.spec("seg", 1, "")
+    assert _info(channel={**info.channels["seg"], "propagate": 2}).spec("seg", 1, "").levels == 2
+
+
+def test_a_channel_whose_voxels_lie_at_a_coarser_level() -> None:
+    """Level 0 is the finest that holds voxels, whatever the service calls it."""
+    info = _info(channel={"channel_type": "annotation", "datatype": "uint32", "resolution": 1, "propagate": 0})
+    spec = info.spec("seg", 0, "nm")
+    assert (spec.shape, spec.offset, spec.level, spec.levels) == ((64, 100, 150), (1, 10, 5), 0, 1)
+    assert spec.voxel_size == pytest.approx((0.04, 0.008, 0.008))
+    with pytest.raises(NotFound, match="levels 0 to 0, not 1"):
+        info.spec("seg", 1, "")
+    with pytest.raises(Corrupt, match="resolution 7; there are 2"):
+        _info(channel={**info.channels["seg"], "resolution": 7}).spec("seg", 0, "")
 
 
 def test_labels_of_64_bits_are_not_cut(live: tuple[str, Service]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ndbatch.errors import Conflict, NotFound, PlanError
 from ndbatch.remotes.base import ArraySpec, Kind
 from ndbatch.remotes.boss.geometry import PROBABILITY, differences, frame_document
 from ndbatch.remotes.boss.service import Document, Service
+from ndbatch.remotes.http.client import in_flight
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
@@ -68,7 +70,20 @@ def _require_experiment(service: Service, names: Sequence[str], spec: ArraySpec,
             url=url,
         )
     if int(experiment["num_hierarchy_levels"]) < spec.levels:
+        _require_no_levels(service, names, experiment, spec.levels, url)
         service.update(names[:2], {"num_hierarchy_levels": spec.levels})
+
+
+def _require_no_levels(service: Service, names: Sequence[str], experiment: Document, levels: int, url: str) -> None:
+    """Raise Conflict where more levels of an experiment would leave a channel with levels that it tells of and has not."""
+    paths = [(*names[:2], str(name)) for name in experiment.get("channels", [])]
+    for document in in_flight(partial(service.document, path) for path in paths):
+        if str(document.get("downsample_status", "NOT_DOWNSAMPLED")) != "NOT_DOWNSAMPLED":
+            raise Conflict(
+                f"{url}: the experiment {names[0]}/{names[1]} has {experiment['num_hierarchy_levels']} levels, of which those of "
+                f"{document.get('name')} are made, and {levels} are asked for; ask for no more, or choose another experiment",
+                url=url,
+            )
 
 
 def _experiment(frame: str, spec: ArraySpec, times: int) -> Mapping[str, Any]:

@@ -93,12 +93,18 @@ def _channel(spec: ArraySpec) -> Document:
 
 
 def _require_same(info: Info, spec: ArraySpec, address: Address) -> None:
-    """Raise Conflict where a volume does not fill the dataset that its token has."""
+    """Raise Conflict where a volume does not fill the dataset that its token has, or wants more levels than it has."""
     box = level_box(spatial(spec, spec.shape), spatial(spec, spec.offset), info.scaling, 0)
     if info.box(0) != box:
         raise Conflict(
             f"{address.url}: the dataset {info.name} is {info.box(0).describe('zyx')}, the volume {box.describe('zyx')}; "
             "all channels of a token fill its dataset, use another token",
+            url=address.url,
+        )
+    if info.levels < spec.levels:
+        raise Conflict(
+            f"{address.url}: the dataset {info.name} has {info.levels - 1} coarser levels, not {spec.levels - 1}; ask for "
+            "fewer, or use another token",
             url=address.url,
         )
     there, wanted = info.voxel_size(0, address.option("unit")), spatial(spec, spec.voxel_size or ())

@@ -22,6 +22,8 @@ DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int6
 """Types of voxel of a channel."""
 UNIT = "voxelunit"
 """What `ndbatch serve` tells of the unit of `voxelres`, beside what every ndstore tells; others leave it open."""
+DONE = 2
+"""State of `propagate` of a channel whose coarser levels follow from its voxels."""
 WIDE = "uint64_labels"
 """Said by `ndbatch serve`: labels of 64 bits are kept whole. An ndstore cuts them to 32."""
 
@@ -93,17 +95,37 @@ class Info:
         """Return how many slices of a level are averaged to one that is nearly as thick as voxels are wide."""
         return int(self.dataset.get("neariso_scaledown", {}).get(str(level), 1))
 
+    def base(self, channel: str) -> int:
+        """Return the level of the dataset at which the voxels of a channel lie, its level 0 here: `resolution` on the wire."""
+        told = self._facts(channel).get("resolution", 0)
+        if not isinstance(told, int) or not 0 <= told < self.levels:
+            raise Corrupt(f"{self.url}: {channel} has the resolution {told!r}; there are {self.levels}", url=self.url)
+        return told
+
+    def made(self, channel: str) -> int:
+        """Return how many levels of a channel follow from its voxels, its finest included.
+
+        Those that were not propagated are answered with zeros or with what lay there before. Servers of old do not tell.
+        """
+        return self.levels - self.base(channel) if self._facts(channel).get("propagate", DONE) == DONE else 1
+
     def spec(self, channel: str, level: int, unit: str) -> ArraySpec:
-        """Return what a level of a channel is. NotFound where there is no such channel or level."""
-        if channel not in self.channels:
-            known = ", ".join(sorted(self.channels)) or "none"
-            raise NotFound(f"{self.url} has no channel {channel}; known: {known}", url=self.url)
-        if level >= self.levels:
-            raise NotFound(f"{self.url}: {channel} has the levels 0 to {self.levels - 1}, not {level}", url=self.url)
-        facts = self.channels[channel]
+        """Return what a level of a channel is, 0 that of its own voxels. NotFound where there is no such channel or level."""
+        facts, base, made = self._facts(channel), self.base(channel), self.made(channel)
+        if level >= self.levels - base:
+            raise NotFound(
+                f"{self.url}: {channel} has the levels 0 to {self.levels - base - 1}, not {level}", url=self.url
+            )
+        if level >= made:
+            raise NotFound(
+                f"{self.url}: level {level} of {channel} does not follow from its voxels (propagate is "
+                f"{facts.get('propagate')}); have the service make it with propagate(), or take level 0",
+                url=self.url,
+            )
         dtype = str(facts.get("datatype", ""))
         if dtype not in DTYPES:
             raise Corrupt(f"{self.url}: the channel {channel} is of {dtype!r}, which is no type of voxel", url=self.url)
+        level += base
         box, chunks, size = self.box(level), self.cuboid(level), self.voxel_size(level, unit)
         first, last = times_of(facts)
         timed = str(facts.get("channel_type")) == "timeseries" or last - first > 1
@@ -117,9 +139,15 @@ class Info:
             offset=((first,) if timed else ()) + box.start,
             voxel_size=((1.0,) if timed else ()) + size,
             kind=kind,
-            level=level,
-            levels=self.levels,
+            level=level - base,
+            levels=made,
         )
+
+    def _facts(self, channel: str) -> Mapping[str, Any]:
+        if channel not in self.channels:
+            known = ", ".join(sorted(self.channels)) or "none"
+            raise NotFound(f"{self.url} has no channel {channel}; known: {known}", url=self.url)
+        return self.channels[channel]
 
     def _part(self, name: str) -> Mapping[str, Any]:
         found = self.document.get(name) if isinstance(self.document, Mapping) else None

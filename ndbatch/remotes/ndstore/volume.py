@@ -63,6 +63,7 @@ class NdstoreVolume(Volume):
         self._service, self._info = service, info
         self._token, self._channel = channel_of(address)
         self._moved: Shape | None = None
+        self._resolution = info.base(self._channel) + spec.level
         ours = bool(info.dataset.get(WIDE))
         self._near = ours and urlsplit(service.client.base).hostname in LOCAL
         self._form = address.option("format") or ("raw" if self._near else FORMATS[0])
@@ -113,7 +114,7 @@ class NdstoreVolume(Volume):
             info = service.info(token)
         except NotFound:
             return False
-        return channel in info.channels and address.count("level") < info.levels
+        return channel in info.channels and address.count("level") < info.made(channel)
 
     @classmethod
     def delete(cls, address: Address) -> None:
@@ -210,7 +211,7 @@ class NdstoreVolume(Volume):
         """Return the path of a cutout; times stand last, and are only seen with the slash behind them."""
         spans = [f"{a},{b}" for a, b in zip(box.start, box.stop, strict=True)]
         times, (z, y, x) = spans[:-3], spans[-3:]
-        parts = [segment(self._token), segment(self._channel), service, str(self.spec.level), x, y, z, *times]
+        parts = [segment(self._token), segment(self._channel), service, str(self._resolution), x, y, z, *times]
         return f"/sd/{'/'.join(parts)}/"
 
     def _stored(self, box: Box) -> Box:
@@ -231,7 +232,7 @@ class NdstoreVolume(Volume):
         The result is (z, y, x), the volume's dtype; `first` and `count` are in such slices, counted from 0. PlanError for
         slices that are not there; and for a volume that begins at z > 0 on an ndstore, which gives the wrong slices of it.
         """
-        down, whole = self._info.scale_down(self.spec.level), self._info.box(self.spec.level)
+        down, whole = self._info.scale_down(self._resolution), self._info.box(self._resolution)
         if whole.start[0] and not self._info.dataset.get(WIDE):
             raise PlanError(
                 f"{self.url} begins at z = {whole.start[0]}, where near-isotropic slices are the wrong ones"
@@ -261,7 +262,7 @@ class NdstoreVolume(Volume):
 
         spans = {axis: f"{a},{b}" for axis, a, b in zip("zyx", box.start[-3:], box.stop[-3:], strict=True)}
         where = "/".join(spans[axis] if axis in plane else str(at) for axis in "xyz")
-        parts = f"{segment(self._token)}/{segment(self._channel)}/{plane}/{self.spec.level}/{where}"
+        parts = f"{segment(self._token)}/{segment(self._channel)}/{plane}/{self._resolution}/{where}"
         drawn: Array = np.asarray(Image.open(io.BytesIO(self._service.client.get(f"/sd/{parts}/").body)))
         return drawn
 
@@ -295,8 +296,10 @@ class NdstoreVolume(Volume):
 
     def propagate(self) -> None:
         """Have the service make the coarser levels, and return when they are there. RemoteError where it fails to."""
-        if self._info.levels < 2:
-            raise PlanError(f"{self.url}: its dataset has one level; levels are decided when the dataset is made")
+        if self._info.levels - self._info.base(self._channel) < 2:
+            raise PlanError(
+                f"{self.url}: its dataset has no coarser level; levels are decided when the dataset is made"
+            )
         if self.status() == 2:
             self._service.set_propagation(self._token, self._channel, 0)
         if self.status() == 0:
