@@ -117,6 +117,8 @@ class Driver:
             memory_limit=self.plan.memory_limit,
             search=str(self.plan.config.base),
             ahead=self.plan.costs[stage.index].ahead,
+            proved=self.plan.proved(stage),
+            mending=self.journal.mending is not None,
             resources=stage.asks(self.plan.steps),
         )
 

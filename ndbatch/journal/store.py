@@ -12,8 +12,7 @@ import os
 import socket
 import sqlite3
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,45 +23,15 @@ import numpy as np
 from ndbatch.errors import JournalError
 from ndbatch.events import Counts
 from ndbatch.geometry import Block, Grid
-from ndbatch.journal.lock import holder_of, take_lock
+from ndbatch.journal.lock import Lock, holder_of, take_lock
+from ndbatch.journal.schema import FILE, FORMAT, RECEIPT, SCHEMA, connect, damaged, guarded, seal
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array
 
-FORMAT = 1
-FILE = "journal.sqlite"
+PLAN = "plan.json"
+"""The plan beside the journal, for readers; what is left of a run that lost its journal."""
 
-RECEIPT = np.dtype(
-    [
-        ("block", "<u8"),
-        ("checksum", "<u8"),
-        ("read", "<f4"),
-        ("compute", "<f4"),
-        ("write", "<f4"),
-        ("waited", "<f4"),
-        ("stalled", "<f4"),
-        ("worker", "<u2"),
-        ("attempt", "<u2"),
-    ]
-)
-"""A block's receipt, 40 bytes: CRC-32 of what it wrote (in the upper bits of `checksum` one for each of its stage's arrays
-that needed no writing), and seconds (see events.BlocksDone)."""
-
-CHECKSUM_BITS = 32
-"""Bits of `checksum` that are the CRC-32."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batches (stage INTEGER NOT NULL, receipts BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS payloads (stage INTEGER NOT NULL, name TEXT NOT NULL, block INTEGER NOT NULL,
-                                     data BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS payload_of ON payloads (stage, name, block);
-CREATE TABLE IF NOT EXISTS failures (stage INTEGER NOT NULL, block INTEGER NOT NULL, box TEXT NOT NULL,
-                                     attempts INTEGER NOT NULL, kind TEXT NOT NULL, error TEXT NOT NULL,
-                                     traceback TEXT NOT NULL, PRIMARY KEY (stage, block)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS stages (stage INTEGER PRIMARY KEY, facts TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS sessions (id INTEGER PRIMARY KEY, started REAL NOT NULL, ended REAL, host TEXT NOT NULL,
-                                     pid INTEGER NOT NULL, status TEXT NOT NULL);
-"""
+_ONE = "WHERE stage = ? AND name = ? AND block = ?"
 
 
 @dataclass(frozen=True)
@@ -90,10 +59,15 @@ class Entry:
     failures: Sequence[Failure] = field(default=())
 
 
+def is_sealed(values: tuple[object, ...], crc: object) -> bool:
+    """Return whether `crc` is the checksum of `values`, those of a row of the journal."""
+    return seal(*values) == crc
+
+
 class Journal:
     """The journal of the run in `directory`. Open it with `Journal.write` (the driver, one at a time) or `Journal.read`."""
 
-    def __init__(self, directory: Path, connection: sqlite3.Connection, lock: int | None) -> None:
+    def __init__(self, directory: Path, connection: sqlite3.Connection, lock: Lock | None) -> None:
         self.directory = directory
         self.database = connection
         """The open file; only the modules of this package touch it."""
@@ -111,15 +85,16 @@ class Journal:
     def write(cls, directory: Path) -> Self:
         """Open for writing, created where there is none. JournalError if another driver holds the run directory."""
         directory.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(directory)
+        lock, new = take_lock(directory), not cls.exists(directory)
         try:
-            connection = _connect(directory / FILE)
-            connection.executescript(_SCHEMA)
+            connection = connect(directory)
+            connection.executescript(SCHEMA)
             journal = cls(directory, connection, lock)
-            journal._check_format()
-        except (sqlite3.DatabaseError, JournalError) as error:
-            os.close(lock)
-            raise _damaged(directory, error) from None
+            if not new:
+                journal._require_plan()
+        except BaseException:
+            lock.release()
+            raise
         return journal
 
     @classmethod
@@ -127,12 +102,35 @@ class Journal:
         """Open for reading, also while a driver writes. JournalError where no run was begun or the file is damaged."""
         if not cls.exists(directory):
             raise JournalError(f"{directory} holds no run: there is no {FILE} in it", path=str(directory))
+        journal = cls(directory, connect(directory), None)
         try:
-            journal = cls(directory, _connect(directory / FILE), None)
-            journal._check_format()
-        except (sqlite3.DatabaseError, JournalError) as error:
-            raise _damaged(directory, error) from None
+            journal._require_plan()
+        except BaseException:
+            journal.close()
+            raise
         return journal
+
+    def _require_plan(self) -> None:
+        """Raise JournalError where the journal has lost its plan: it is committed before any other file of a run is there."""
+        tables = self.database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
+        if (not tables or not self.document) and (self.directory / PLAN).exists():
+            raise damaged(self.directory, "it holds no plan, though a run was begun")
+
+    def verify(self) -> None:
+        """Raise JournalError where the file is not as it was written, or lacks payloads that its receipts tell of.
+
+        Reads the whole file. A run that goes on does this first; rows are checked again when they are read.
+        """
+        (told,) = self.database.execute("PRAGMA integrity_check(1)").fetchone()
+        if told != "ok":
+            raise damaged(self.directory, told)
+        for stage in self.document.get("stages", []):
+            index, (count, digest) = stage["index"], (0, 0)
+            for _, _, payloads, part in self.sealed_batches(index):
+                count, digest = count + payloads, digest + part
+            query = "SELECT count(*), ifnull(sum(crc), 0) FROM payloads WHERE stage = ?"
+            if tuple(self.database.execute(query, (index,)).fetchone()) != (count, digest):
+                raise damaged(self.directory, f"payloads of stage {index + 1} are missing")
 
     @classmethod
     def discard(cls, directory: Path, aside: Path | None = None, first: Callable[[], object] = lambda: None) -> None:
@@ -148,14 +146,16 @@ class Journal:
                 if aside is not None and file.exists():
                     file.replace(aside.with_name(aside.name + suffix))
                 file.unlink(missing_ok=True)
+            if aside is None:
+                (directory / PLAN).unlink(missing_ok=True)
         finally:
-            os.close(lock)
+            lock.release()
 
     def close(self) -> None:
         """Close the file and give the run directory free."""
         self.database.close()
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> Self:
@@ -166,25 +166,20 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _check_format(self) -> None:
-        row = self.database.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
-        if row is not None and int(row[0]) != FORMAT:
-            raise JournalError(f"journal of format {row[0]}, this ndbatch writes format {FORMAT}; run with --fresh")
-
     # -- the plan and the sessions --------------------------------------------------------------------------------------
 
     @property
     def document(self) -> dict[str, Any]:
         """The plan as it was when the run began (plan.json); empty before `begin`."""
-        row = self.database.execute("SELECT value FROM meta WHERE key = 'plan'").fetchone()
-        return dict(json.loads(row[0])) if row else {}
+        text = self.get("plan")
+        with guarded(self.directory):
+            return {} if text is None else dict(json.loads(text))
 
     def begin(self, document: dict[str, Any]) -> None:
         """Keep the plan, once, and open a session of work."""
         with self.database:
             if not self.document:
-                values = [("format", str(FORMAT)), ("plan", json.dumps(document))]
-                self.database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
+                self._put({"format": str(FORMAT), "plan": json.dumps(document)})
             self._session = self.database.execute(
                 "INSERT INTO sessions (started, host, pid, status) VALUES (?, ?, ?, 'running')",
                 (time.time(), socket.gethostname(), os.getpid()),
@@ -200,7 +195,17 @@ class Journal:
     def sessions(self) -> list[dict[str, Any]]:
         """Return every stretch of work on this run, in order."""
         rows = self.database.execute("SELECT started, ended, host, pid, status FROM sessions ORDER BY id")
-        return [dict(zip(("started", "ended", "host", "pid", "status"), row, strict=True)) for row in rows]
+        with guarded(self.directory):
+            return [
+                {
+                    "started": float(a),
+                    "ended": None if b is None else float(b),
+                    "host": str(h),
+                    "pid": int(p),
+                    "status": str(s),
+                }
+                for a, b, h, p, s in rows
+            ]
 
     @property
     def holder(self) -> dict[str, Any] | None:
@@ -219,22 +224,23 @@ class Journal:
     # -- what came back -------------------------------------------------------------------------------------------------
 
     def record(self, entry: Entry) -> None:
-        """Commit what a batch brought, in one transaction."""
-        done = entry.receipts["block"].tolist()
+        """Commit what a batch brought, in one transaction. Payloads are of blocks that have a receipt in it."""
+        rows = [
+            (entry.stage, name, block, seal(entry.stage, name, block, data), data)
+            for name, block, data in entry.payloads
+        ]
         with self.database:
-            if done:
-                blob = entry.receipts.tobytes()
-                self.database.execute("INSERT INTO batches VALUES (?, ?, ?)", (entry.stage, blob, zlib.crc32(blob)))
-            if entry.payloads:
-                self.database.executemany(
-                    "INSERT OR REPLACE INTO payloads VALUES (?, ?, ?, ?, ?)",
-                    ((entry.stage, name, block, data, zlib.crc32(data)) for name, block, data in entry.payloads),
-                )
-            if entry.failures:
-                self.database.executemany(
-                    "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    ((f.stage, f.block, f.box, f.attempts, f.kind, f.error, f.traceback) for f in entry.failures),
-                )
+            self._add(entry.stage, entry.receipts.tobytes(), len(rows), sum(row[3] for row in rows))
+            self.database.executemany("INSERT OR REPLACE INTO payloads VALUES (?, ?, ?, ?, ?)", rows)
+            self.database.executemany(
+                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((f.stage, f.block, f.box, f.attempts, f.kind, f.error, f.traceback) for f in entry.failures),
+            )
+
+    def _add(self, stage: int, blob: bytes, payloads: int, digest: int) -> None:
+        if blob:
+            crc = seal(stage, blob, payloads, digest)
+            self.database.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", (stage, blob, payloads, digest, crc))
 
     def done(self, stage: int) -> Ranges:
         """Return the blocks of `stage` that have a receipt."""
@@ -250,12 +256,17 @@ class Journal:
 
     def batches(self, stage: int) -> Iterator[Array]:
         """Yield the RECEIPT records of `stage`, batch by batch as they came. JournalError where one is damaged."""
-        for number, blob, crc in self.database.execute(
-            "SELECT rowid, receipts, crc FROM batches WHERE stage = ?", (stage,)
+        for _, receipts, _, _ in self.sealed_batches(stage):
+            yield receipts
+
+    def sealed_batches(self, stage: int) -> Iterator[tuple[int, Array, int, int]]:
+        """Yield, for each batch of `stage`, its row, receipts, number of payloads and the sum of their CRCs."""
+        for number, blob, payloads, digest, crc in self.database.execute(
+            "SELECT rowid, receipts, payloads, digest, crc FROM batches WHERE stage = ?", (stage,)
         ):
-            if zlib.crc32(blob) != crc or len(blob) % RECEIPT.itemsize:
-                raise _damaged(self.directory, f"batch {number} does not match its checksum")
-            yield np.frombuffer(blob, RECEIPT)
+            if not is_sealed((stage, blob, payloads, digest), crc) or len(blob) % RECEIPT.itemsize:
+                raise damaged(self.directory, f"batch {number} does not match its checksum")
+            yield number, np.frombuffer(blob, RECEIPT), payloads, digest
 
     def payloads(self, stage: int, name: str, grid: Grid) -> Iterable[tuple[Block, bytes]]:
         """Return the payloads `name` of `stage` in block order, streamed; they can be iterated again."""
@@ -263,17 +274,32 @@ class Journal:
 
     def forget(self, stage: int, blocks: Iterable[int]) -> None:
         """Take back the receipts and payloads of `blocks`, so that they are done again."""
-        gone = np.fromiter(blocks, np.uint64)
-        kept = [receipts[~np.isin(receipts["block"], gone)] for receipts in self.batches(stage)]
         with self.database:
-            self.database.execute("DELETE FROM batches WHERE stage = ?", (stage,))
-            blobs = [receipts.tobytes() for receipts in kept if len(receipts)]
-            self.database.executemany(
-                "INSERT INTO batches VALUES (?, ?, ?)", ((stage, b, zlib.crc32(b)) for b in blobs)
-            )
-            self.database.executemany(
-                "DELETE FROM payloads WHERE stage = ? AND block = ?", ((stage, int(b)) for b in gone.tolist())
-            )
+            self._forget(stage, blocks)
+
+    def take_back(self, blocks: Mapping[int, Iterable[int]], unset: Iterable[str], known: Mapping[str, str]) -> None:
+        """Take back receipts and payloads, by stage, forget the texts `unset` and keep those `known`: all or nothing."""
+        with self.database:
+            for stage, numbers in blocks.items():
+                self._forget(stage, numbers)
+            self.database.executemany("DELETE FROM meta WHERE key = ?", ((key,) for key in unset))
+            self._put(known)
+
+    def _forget(self, stage: int, blocks: Iterable[int]) -> None:
+        gone = np.unique(np.fromiter(blocks, np.uint64))
+        names = [
+            row[0] for row in self.database.execute("SELECT DISTINCT name FROM payloads WHERE stage = ?", (stage,))
+        ]
+        for number, receipts, payloads, digest in list(self.sealed_batches(stage)):
+            mask = np.isin(receipts["block"], gone)
+            if not mask.any():
+                continue
+            for key in [(stage, name, block) for block in receipts["block"][mask].tolist() for name in names]:
+                for (crc,) in self.database.execute(f"SELECT crc FROM payloads {_ONE}", key).fetchall():
+                    payloads, digest = payloads - 1, digest - crc
+                self.database.execute(f"DELETE FROM payloads {_ONE}", key)
+            self.database.execute("DELETE FROM batches WHERE rowid = ?", (number,))
+            self._add(stage, receipts[~mask].tobytes(), payloads, digest)
 
     # -- failures and facts ---------------------------------------------------------------------------------------------
 
@@ -282,7 +308,8 @@ class Journal:
         rows = self.database.execute(
             "SELECT stage, block, box, attempts, kind, error, traceback FROM failures ORDER BY stage, block"
         )
-        return [Failure(*row) for row in rows]
+        with guarded(self.directory):
+            return [Failure(int(s), int(b), str(x), int(n), str(k), str(e), str(t)) for s, b, x, n, k, e, t in rows]
 
     def clear_failures(self) -> None:
         """Forget all failures: a new session tries those blocks again."""
@@ -291,16 +318,24 @@ class Journal:
 
     def set_facts(self, stage: int, facts: dict[str, Any]) -> None:
         """Keep what the passes of `stage` found out; a stage with facts is over."""
+        text = json.dumps(facts)
         with self.database:
-            self.database.execute("INSERT OR REPLACE INTO stages VALUES (?, ?)", (stage, json.dumps(facts)))
+            self.database.execute("INSERT OR REPLACE INTO stages VALUES (?, ?, ?)", (stage, text, seal(stage, text)))
 
     def facts(self) -> dict[int, dict[str, Any]]:
         """Return what the passes found out, by stage."""
-        return {stage: json.loads(text) for stage, text in self.database.execute("SELECT stage, facts FROM stages")}
+        found = {}
+        for stage, text, crc in self.database.execute("SELECT stage, facts, crc FROM stages"):
+            if not is_sealed((stage, text), crc):
+                raise damaged(self.directory, f"the facts of stage {stage} do not match their checksum")
+            found[stage] = json.loads(text)
+        return found
 
     def get(self, key: str) -> str | None:
         """Return a small text kept under `key`."""
-        row = self.database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        row = self.database.execute("SELECT value, crc FROM meta WHERE key = ?", (key,)).fetchone()
+        if row is not None and not is_sealed((key, row[0]), row[1]):
+            raise damaged(self.directory, f"{key} does not match its checksum")
         return None if row is None else str(row[0])
 
     def unset(self, key: str) -> None:
@@ -311,7 +346,17 @@ class Journal:
     def set(self, key: str, value: str) -> None:
         """Keep a small text under `key`."""
         with self.database:
-            self.database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+            self._put({key: value})
+
+    def _put(self, values: Mapping[str, str]) -> None:
+        rows = [(key, value, seal(key, value)) for key, value in values.items()]
+        self.database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", rows)
+
+    @property
+    def mending(self) -> dict[int, Ranges] | None:
+        """The blocks, by stage, that are done again because their output was found damaged; None where none are."""
+        text = self.get("mending")
+        return None if text is None else {int(k): Ranges(tuple(map(tuple, v))) for k, v in json.loads(text).items()}
 
     def counts(self) -> list[Counts]:
         """Return the blocks of each stage by outcome, as the journal knows them (nothing runs while nobody holds it)."""
@@ -333,23 +378,8 @@ class _Payloads:
 
     def __iter__(self) -> Iterator[tuple[Block, bytes]]:
         journal, stage, name, grid = self._source
-        query = "SELECT block, data, crc FROM payloads WHERE stage = ? AND name = ? ORDER BY block"
-        for block, data, crc in journal.database.execute(query, (stage, name)):
-            if zlib.crc32(data) != crc:
-                raise _damaged(journal.directory, f"payload {name} of block {block} does not match its checksum")
+        query = "SELECT block, crc, data FROM payloads WHERE stage = ? AND name = ? ORDER BY block"
+        for block, crc, data in journal.database.execute(query, (stage, name)):
+            if not is_sealed((stage, name, block, data), crc):
+                raise damaged(journal.directory, f"payload {name} of block {block} does not match its checksum")
             yield grid[block], data
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30, isolation_level="DEFERRED")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection
-
-
-def _damaged(directory: Path, reason: object) -> JournalError:
-    return JournalError(
-        f"the journal {directory / FILE} cannot be trusted: {reason}; what is sound in it can be kept with: "
-        f"ndbatch check {directory} --rebuild",
-        path=str(directory / FILE),
-    )

@@ -152,6 +152,8 @@ class Plan:
                 "memory": self.costs[stage.index].memory,
                 "what": stage.title(self.steps).split(" + "),
                 "stores": list(stage.stores),
+                "proves": list(self.proved(stage)),
+                "loads": {load.name: list(load.halo) for load in stage.loads},
                 "payloads": [call.key for call in stage.calls if isinstance(call, Map)],
             }
             for stage in self.stages
@@ -175,8 +177,29 @@ class Plan:
             },
             "outputs": {**self._volume_outputs(finest=True), **self._table_outputs()},
             "levels": self._volume_outputs(finest=False),
+            "staging": self._staging(),
             "stages": stages,
             "warnings": list(self.warnings),
+        }
+
+    def proved(self, stage: Stage) -> tuple[str, ...]:
+        """Return the names of the stored arrays that the checksum of a receipt of `stage` is made of, in order.
+
+        Arrays stored on the way are gone when the run is over: beside one that is kept they are left out.
+        """
+        kept = tuple(name for name in stage.stores if self.targets[name].kept)
+        return kept or stage.stores
+
+    def _staging(self) -> dict[str, Any]:
+        """Return the volumes beside the run: arrays stored on the way, and outputs that become one file at the end."""
+        return {
+            name: {
+                "scale": list(self.infos[name].scales),
+                "kept": target.kept,
+                **_volume_entry(target.working, target.working.url, target.spec),
+            }
+            for name, target in self.targets.items()
+            if target.staged is not None or not target.kept
         }
 
     def _maker(self, name: str) -> str:

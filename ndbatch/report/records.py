@@ -11,6 +11,7 @@ from typing import Any, Self
 from ndbatch import events
 from ndbatch.config.load import dump
 from ndbatch.config.model import Config
+from ndbatch.journal.salvage import plan_text
 from ndbatch.report.atomic import write_text
 from ndbatch.report.eventlog import EventLog
 from ndbatch.report.provenance import provenance
@@ -30,7 +31,7 @@ class Records:
         """Write config.yaml, plan.json and provenance.json."""
         self.provenance = provenance(document)
         write_text(self.directory / "config.yaml", dump(config))
-        write_text(self.directory / "plan.json", json.dumps(document, indent=1))
+        write_text(self.directory / "plan.json", plan_text(dict(document)))
         write_text(self.directory / "provenance.json", json.dumps(self.provenance, indent=1))
 
     def publish(self, event: events.Event) -> None:

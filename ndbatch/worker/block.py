@@ -58,17 +58,19 @@ def compute(
 
 
 def store(work: Work, block: Block, results: Mapping[str, Array]) -> int:
-    """Write the core of every stored array; return what the receipt keeps: the CRC-32 of all of them in turn, and in the
-    bits above it which of them needed no writing."""
+    """Write the core of every stored array; return what the receipt keeps: the CRC-32 of those it proves in turn, and in
+    the bits above it which of them needed no writing."""
     checksum, unwritten = 0, 0
     for place, name in enumerate(work.stage.stores):
         data = np.ascontiguousarray(results[name])
         box, volume = block.core.coarsened(work.ratio(name)), work.volumes[name]
-        if place < CHECKSUM_BITS and _is_there(work.unwritten(name), volume, box, data):
+        rule = "" if work.mending else work.unwritten(name)
+        if place < CHECKSUM_BITS and _is_there(rule, volume, box, data):
             unwritten |= 1 << place
         else:
             volume.write(box, data)
-        checksum = zlib.crc32(data.data, checksum)
+        if work.proved is None or name in work.proved:
+            checksum = zlib.crc32(data.data, checksum)
     return checksum | unwritten << CHECKSUM_BITS
 
 

@@ -37,6 +37,10 @@ class Work:
     """What a worker must offer beside its core, such as {"gpu": 1}."""
     ahead: int = 1
     """Blocks whose input is read while one is computed."""
+    proved: tuple[str, ...] | None = None
+    """Stored arrays that the checksum of a receipt is made of; None for all."""
+    mending: bool = False
+    """Blocks are done again because what is stored is damaged: every one is written, whatever stands there."""
 
     def unwritten(self, name: str) -> str:
         """Return which blocks of the array `name` need not be written, as the operation that makes it says."""

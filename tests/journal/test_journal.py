@@ -153,6 +153,7 @@ def test_failures_are_kept_until_cleared(journal: Journal) -> None:
 def test_a_flipped_byte_is_found_and_rebuilt_around(journal: Journal, tmp_path: Path) -> None:
     journal.record(Entry(0, receipts([0, 1]), [("p", b, b"x") for b in (0, 1)]))
     journal.record(Entry(0, receipts([2, 3]), [("p", b, b"x") for b in (2, 3)]))
+    journal.record(Entry(0, receipts([4, 5]), [("p", b, b"x") for b in (4, 5)]))
     journal.close()
     with sqlite3.connect(tmp_path / FILE) as database:
         (blob,) = database.execute("SELECT receipts FROM batches WHERE rowid = 1").fetchone()
@@ -162,9 +163,13 @@ def test_a_flipped_byte_is_found_and_rebuilt_around(journal: Journal, tmp_path: 
     with Journal.read(tmp_path) as reader, pytest.raises(JournalError, match=r"cannot be trusted.*--rebuild"):
         reader.done(0)
     kept, lost = rebuild(tmp_path)
-    assert (kept, lost) == (1, 3)  # block 2 stays; batch 1, payload 3 and so the receipt of 3 are gone
+    assert (kept, lost) == (
+        2,
+        4,
+    )  # the last batch stays; batch 1, payload 3 and with it both receipts of its batch are gone
     with Journal.read(tmp_path) as reader:
-        assert list(reader.done(0)) == [2]
+        reader.verify()
+        assert list(reader.done(0)) == [4, 5]
         assert reader.document == DOCUMENT
 
 
