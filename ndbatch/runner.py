@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +17,13 @@ from ndbatch import events
 from ndbatch.config.load import from_mapping, load
 from ndbatch.config.model import Config
 from ndbatch.drive import Driver, Stopped, total
-from ndbatch.errors import Denied, JournalError, NdbatchError, RemoteError
+from ndbatch.errors import JournalError, NdbatchError
 from ndbatch.executors import make_executor
 from ndbatch.executors.base import Executor
 from ndbatch.finish import mark_complete, propagate, tidy, write_staged, write_tables
 from ndbatch.importing import about_to_act
 from ndbatch.journal import Journal
+from ndbatch.journal.faults import storage_errors
 from ndbatch.plan.make import make_plan
 from ndbatch.plan.model import Plan
 from ndbatch.prepare import open_targets, start_over
@@ -77,7 +76,7 @@ def run(
         _require_failures(plan)
     begun = time.monotonic()
     with (
-        system_errors(plan.directory),
+        storage_errors(plan.directory),
         Journal.write(plan.directory) as journal,
         Records(plan.directory, observers) as records,
     ):
@@ -189,21 +188,6 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def system_errors(directory: Path) -> Iterator[None]:
-    """Turn errors of the file system and of SQLite into one sentence for the reader; what is journaled stays."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise JournalError(
-            f"{directory}: the journal cannot be written: {error}; the run can go on when that is mended"
-        ) from error
-    except OSError as error:
-        where = error.filename or directory
-        kind = Denied if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else RemoteError
-        raise kind(f"{where}: {error.strerror or error}; mend that, then run the same command again") from error
 
 
 def _started(plan: Plan) -> events.RunStarted:

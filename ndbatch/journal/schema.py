@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ndbatch.errors import JournalError
+from ndbatch.journal.opening import connect_to_read, connect_to_write, create
 
 FORMAT = 2
 FILE = "journal.sqlite"
@@ -135,13 +136,20 @@ class _Cursor(sqlite3.Cursor):
             return super().__next__()
 
 
-def connect(directory: Path) -> sqlite3.Connection:
-    """Open the journal file in `directory`. JournalError where it is no journal."""
-    connection = sqlite3.connect(directory / FILE, timeout=30, isolation_level="DEFERRED", factory=_Connection)
-    connection.directory = directory
+def connect(directory: Path, *, write: bool = False) -> sqlite3.Connection:
+    """Open the journal file in `directory`, made where there is none and `write` is True. JournalError where it is no
+    journal, sqlite3.Error and OSError where the disk does not do its part."""
+
+    def make(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = sqlite3.connect(*arguments, **options, factory=_Connection)
+        connection.directory = directory
+        return connection
+
+    path = directory / FILE
+    if write and not path.exists():
+        create(path, SCHEMA)
+    connection = (connect_to_write if write else connect_to_read)(path, make)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
         _require_format(connection, directory)
     except BaseException:
         connection.close()

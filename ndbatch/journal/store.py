@@ -23,8 +23,9 @@ import numpy as np
 from ndbatch.errors import JournalError
 from ndbatch.events import Counts
 from ndbatch.geometry import Block, Grid
+from ndbatch.journal.faults import storage_errors
 from ndbatch.journal.lock import Lock, holder_of, take_lock
-from ndbatch.journal.schema import FILE, FORMAT, RECEIPT, SCHEMA, connect, damaged, guarded, seal
+from ndbatch.journal.schema import FILE, FORMAT, RECEIPT, connect, damaged, guarded, seal
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array
 
@@ -83,18 +84,18 @@ class Journal:
 
     @classmethod
     def write(cls, directory: Path) -> Self:
-        """Open for writing, created where there is none. JournalError if another driver holds the run directory."""
-        directory.mkdir(parents=True, exist_ok=True)
-        lock, new = take_lock(directory), not cls.exists(directory)
-        try:
-            connection = connect(directory)
-            connection.executescript(SCHEMA)
-            journal = cls(directory, connection, lock)
-            if not new:
-                journal._require_plan()
-        except BaseException:
-            lock.release()
-            raise
+        """Open for writing, created where there is none. JournalError if another driver holds the run directory, RemoteError
+        where its disk is full, Denied where it may not be written."""
+        with storage_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            lock, new = take_lock(directory), not cls.exists(directory)
+            try:
+                journal = cls(directory, connect(directory, write=True), lock)
+                if not new:
+                    journal._require_plan()
+            except BaseException:
+                lock.release()
+                raise
         return journal
 
     @classmethod
@@ -102,12 +103,13 @@ class Journal:
         """Open for reading, also while a driver writes. JournalError where no run was begun or the file is damaged."""
         if not cls.exists(directory):
             raise JournalError(f"{directory} holds no run: there is no {FILE} in it", path=str(directory))
-        journal = cls(directory, connect(directory), None)
-        try:
-            journal._require_plan()
-        except BaseException:
-            journal.close()
-            raise
+        with storage_errors(directory):
+            journal = cls(directory, connect(directory), None)
+            try:
+                journal._require_plan()
+            except BaseException:
+                journal.close()
+                raise
         return journal
 
     def _require_plan(self) -> None:
@@ -141,7 +143,7 @@ class Journal:
         lock = take_lock(directory)
         try:
             first()
-            for suffix in ("", "-wal", "-shm"):
+            for suffix in ("", "-wal", "-shm", "-journal"):
                 file = directory / (FILE + suffix)
                 if aside is not None and file.exists():
                     file.replace(aside.with_name(aside.name + suffix))
