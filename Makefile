@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROUNDS ?= 20
+MINUTES ?= 30
 NDIO := 1.1.6
 PEER := .venv-cellfinder
 CELLFINDER := 1.10.1
 
-.PHONY: demo test test-browser test-cluster lint docs accuracy crash-test bench peers speed clean help
+.PHONY: demo test test-browser test-cluster lint docs accuracy crash-test soak bench peers speed clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -72,6 +73,9 @@ accuracy: $(STAMP) $(PEER)/.installed ## counts and segmentations against ground
 
 crash-test: $(STAMP) ## kill -9 at random moments, run again, compare every byte
 	$(BIN)/python benchmarks/crash_test.py --rounds $(ROUNDS)
+
+soak: $(STAMP)   ## the main job for MINUTES through a bad network, with kill -9: nothing grows, nothing is left
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 peers:           ## install what benchmarks compare with, into an environment of its own
 	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
