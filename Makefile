@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 ROUNDS ?= 20
 MINUTES ?= 30
 NDIO := 1.1.6
+# Tests that start schedulers, queues and networks: they wait more than they compute, and have a target of their own.
+CLUSTERS := tests/clusters tests/executors/test_running_scheduler.py
 PEER := .venv-cellfinder
 CELLFINDER := 1.10.1
 
@@ -51,8 +53,9 @@ test-browser: $(STAMP) ## Neuroglancer in Chromium over served volumes (part of 
 docs: $(STAMP)   ## the guide, into site/; any warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -W error -m mkdocs build --strict
 
-test: lint docs  ## every test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+# With worksteal a worker that has no test left takes half of what the other still has: none waits for the last long file.
+test: lint docs  ## every check but those of make test-cluster
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(CLUSTERS:%=--ignore=%)
 
 # Debian's Slurm and iproute2; without root or packages the tests that need them are skipped, with the reason.
 test-cluster: $(STAMP) ## the main job on dask and in a real Slurm, workers killed and links cut
@@ -60,7 +63,7 @@ test-cluster: $(STAMP) ## the main job on dask and in a real Slurm, workers kill
 	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing Slurm, munge and iproute2 (once)" && apt-get update -qq \
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 >/dev/null; } \
 	  || echo "Slurm cannot be installed here"
-	NDBATCH_TEST_CLUSTER=yes $(BIN)/python -m pytest -q -rs tests/clusters tests/executors/test_running_scheduler.py
+	NDBATCH_TEST_CLUSTER=yes $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile $(CLUSTERS)
 
 # The peer brings PyTorch, so it has an environment of its own; without it its row is left out, with the reason.
 $(PEER)/.installed: Makefile
