@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ndbatch.errors import Corrupt
 from ndbatch.geometry import Box, Grid
 from ndbatch.journal import Journal
 from ndbatch.plan.model import ObjectsTarget, Plan, TableTarget, Target
@@ -18,6 +20,7 @@ from ndbatch.remotes.base import Volume
 from ndbatch.remotes.registry import create_volume, open_volume, store_class
 from ndbatch.steps.payload import unpack_rows
 from ndbatch.tables.writing import table_ending, write_batches
+from ndbatch.verify.compare import digest_of
 from ndbatch.worker.block import rows_key
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ def write_tables(plan: Plan, journal: Journal, complete: frozenset[int]) -> dict
         known = journal.get(key)
         if known is None or not target.path.exists():
             known = str(_write_table(plan, journal, target))
-            journal.set(key, known)
+            journal.take_back({}, (), {key: known, f"digest:{name}": digest_of(target.path)})
         if target.objects is not None and journal.get(f"objects:{name}") is None:
             journal.set(f"objects:{name}", str(_store_objects(journal, target, target.objects)))
         rows[name] = int(known)
@@ -103,12 +106,34 @@ def _write_table(plan: Plan, journal: Journal, target: TableTarget) -> int:
 
 def write_staged(plan: Plan, journal: Journal) -> None:
     """Copy staged volumes into the files that only one process can write: under a temporary name, then renamed."""
+    files: dict[str, list[Target]] = {}
     for target in plan.targets.values():
-        key = f"written:{target.name}"
-        if target.staged is None or (journal.get(key) and store_class(target.address.scheme).exists(target.address)):
-            continue
-        _write_whole(target)
-        journal.set(key, "yes")
+        if target.staged is not None:
+            files.setdefault(target.address.path, []).append(target)
+    for together in files.values():
+        due = [t for t in together if not (journal.get(f"written:{t.name}") and _exists(t))]
+        if due and not _cleared(due):
+            due = together
+        for target in due:
+            _write_whole(target)
+            journal.set(f"written:{target.name}", "yes")
+
+
+def _exists(target: Target) -> bool:
+    return store_class(target.address.scheme).exists(target.address)
+
+
+def _cleared(targets: list[Target]) -> bool:
+    """Remove what an earlier writing left of `targets`, which are in one file; return False where that cannot be read, and
+    is put aside with all that is in it."""
+    try:
+        for target in targets:
+            store_class(target.address.scheme).delete(target.address)
+    except Corrupt:
+        path = Path(targets[0].address.path)
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
+        return False
+    return True
 
 
 def _write_whole(target: Target) -> None:
@@ -135,8 +160,16 @@ def _slabs(target: Target) -> Iterator[Box]:
         yield block.core
 
 
-def mark_complete(plan: Plan, volumes: Mapping[str, Volume], provenance: Mapping[str, Any]) -> None:
-    """Keep the provenance with every volume that was written, and say that it is whole."""
+def mark_complete(plan: Plan, journal: Journal, volumes: Mapping[str, Volume], provenance: Mapping[str, Any]) -> None:
+    """Keep the provenance with every volume that was written, and say that it is whole.
+
+    It is that of the session that first came here: blocks that are done again later leave the metadata as they were.
+    """
+    known = journal.get("provenance")
+    if known is None:
+        journal.set("provenance", json.dumps(provenance))
+    else:
+        provenance = json.loads(known)
     for name, target in plan.targets.items():
         if (
             not target.kept

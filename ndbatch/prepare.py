@@ -19,7 +19,17 @@ def open_targets(plan: Plan, journal: Journal) -> dict[str, Volume]:
 
     Raises PlanError where a volume is gone, or has changed its shape, that blocks were already written to.
     """
-    return {name: _open(target, plan, journal) for name, target in plan.targets.items()}
+    return {
+        name: _open(target, plan, journal)
+        for name, target in plan.targets.items()
+        if target.kept or _is_needed(target, plan, journal)
+    }
+
+
+def _is_needed(target: Target, plan: Plan, journal: Journal) -> bool:
+    """Return whether blocks are left that read or write an array stored on the way; it goes with the run's end."""
+    users = [s for s in plan.stages if target.name in (*s.stores, *(load.name for load in s.loads))]
+    return any(len(journal.done(stage.index)) < len(plan.blocks(stage)) for stage in users)
 
 
 def _open(target: Target, plan: Plan, journal: Journal) -> Volume:
@@ -35,8 +45,8 @@ def _open(target: Target, plan: Plan, journal: Journal) -> Volume:
     done = sum(len(journal.done(stage.index)) for stage in plan.stages if target.name in stage.stores)
     if done:
         raise PlanError(
-            f"outputs.{target.name}: {address.url} is gone, but the journal says that {done} of its blocks are done; "
-            "start over with --fresh"
+            f"outputs.{target.name}: {address.url} is gone, but the journal says that {done} of its blocks are done; do them "
+            f"again with: ndbatch retry {plan.directory} --damaged, or start over with --fresh"
         )
     Path(address.path).parent.mkdir(parents=True, exist_ok=True) if Path(address.path).is_absolute() else None
     volume = create_volume(address, target.spec)

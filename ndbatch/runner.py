@@ -29,6 +29,10 @@ from ndbatch.plan.model import Plan
 from ndbatch.prepare import open_targets, start_over
 from ndbatch.report.records import Records
 from ndbatch.states import States
+from ndbatch.verify import CheckReport
+from ndbatch.verify.checking import inspect
+from ndbatch.verify.mend import require_mended, take_back
+from ndbatch.verify.proof import write_proof
 
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 3}
 
@@ -52,6 +56,8 @@ class Result:
     nothing_to_do: bool = False
     """Everything was done by an earlier run."""
     report: Path | None = None
+    checked: CheckReport | None = None
+    """What was damaged before, where `retry_damaged` was asked for."""
     exit_code: int = field(default=0)
 
 
@@ -60,13 +66,15 @@ def run(
     *,
     fresh: bool = False,
     retry_failed: bool = False,
+    retry_damaged: bool = False,
     observers: Sequence[events.Observer] = (),
     report: bool = True,
 ) -> Result:
     """Do what `config` says (a Config, a mapping, or the path of a YAML file), or go on with what is left of it.
 
     With `fresh` an earlier run in the same directory, and what it created, is removed first. With `retry_failed` the run
-    must have failed blocks. Observers are told every event. Without `report` no report.html is made. Raises NdbatchError
+    must have failed blocks. With `retry_damaged` outputs are read again first, and blocks and tables that are not as they
+    were written are made anew. Observers are told every event. Without `report` no report.html is made. Raises NdbatchError
     before the first block is touched; failed blocks are not raised but counted in the Result.
     """
     about_to_act("starts a run")
@@ -80,6 +88,9 @@ def run(
         Journal.write(plan.directory) as journal,
         Records(plan.directory, observers) as records,
     ):
+        if journal.document:
+            journal.verify()
+        checked = _take_back(plan, journal) if retry_damaged else None
         journal.begin(plan.document())
         records.begin(plan.document(), plan.config)
         status, counts, rows = _work(plan, journal, records)
@@ -95,8 +106,9 @@ def run(
         outputs={name: entry["url"] for name, entry in plan.document()["outputs"].items()},
         rows=rows,
         seconds=time.monotonic() - begun,
-        nothing_to_do=idle,
-        report=_report(plan, records, idle=idle) if report else None,
+        nothing_to_do=idle and (checked is None or checked.ok),
+        checked=checked,
+        report=_report(plan, records, status, idle=idle) if report else None,
         exit_code=EXIT_CODES[status],
     )
 
@@ -111,10 +123,17 @@ def _executor(plan: Plan, journal: Journal, records: Records) -> Executor:
     return executor
 
 
-def _report(plan: Plan, records: Records, *, idle: bool) -> Path | None:
+def _report(plan: Plan, records: Records, status: str, *, idle: bool) -> Path | None:
     """Write the report; the one of the run that did the work stays where this one had nothing to do."""
     there = plan.directory / "report.html"
-    return there if idle and there.exists() else records.report()
+    if idle and there.exists():
+        return there
+    try:
+        with storage_errors(plan.directory):
+            return records.report()
+    except NdbatchError as error:
+        said = f"{plan.config.name} is {status}, but its report cannot be written: {error.message}"
+        raise type(error)(said, **error.fields) from None
 
 
 def as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
@@ -139,6 +158,15 @@ def _require_failures(plan: Plan) -> None:
             raise JournalError(f"{plan.directory} has no failed blocks (status: {journal.status}); nothing to retry")
 
 
+def _take_back(plan: Plan, journal: Journal) -> CheckReport:
+    """Compare all outputs with the journal, and take back what is damaged."""
+    if not journal.document:
+        raise JournalError(f"{plan.directory} holds no run yet; start it with: ndbatch run")
+    found = inspect(journal, plan.directory)
+    take_back(journal, journal.document, plan.directory, found.mismatches, found.tables)
+    return found
+
+
 def _work(plan: Plan, journal: Journal, records: Records) -> tuple[str, events.Counts, dict[str, int]]:
     """Drive the stages and finish; return the status, the blocks by outcome and the rows of tables."""
     journal.clear_failures()
@@ -160,7 +188,9 @@ def _work(plan: Plan, journal: Journal, records: Records) -> tuple[str, events.C
         write_staged(plan, journal)
         if not journal.get("complete"):
             propagate(plan, volumes)
-            mark_complete(plan, volumes, records.provenance)
+            mark_complete(plan, journal, volumes, records.provenance)
+            require_mended(journal, journal.document, plan.directory)
+            write_proof(journal, plan.directory)
             journal.set("complete", "yes")
         tidy(plan)
         return "done", total(counts, plan), rows
