@@ -9,6 +9,7 @@ from ndbatch.errors import Denied, NotFound
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.registry import store_class
 from ndbatch.server.catalogue import Channel
+from ndbatch.server.writes import COMMITTED, of_dvid, refusal
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -23,9 +24,11 @@ def free_place(place: Path) -> Path:
 
 
 def require_made(channel: Channel) -> None:
-    """Raise Denied for a channel that was found in the folder."""
+    """Raise Denied for a channel that was found in the folder, and for one that was committed."""
     if not channel.made:
         raise Denied(f"{channel.name} was found in the folder that is served; remove it there")
+    if of_dvid(channel).get(COMMITTED):
+        raise Denied(refusal(channel))
 
 
 def remove_channel(service: Service, channel: Channel) -> None:

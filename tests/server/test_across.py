@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,16 @@ from typer.testing import CliRunner
 pytest.importorskip("starlette", reason="the service needs the extra serve")
 
 import ndbatch
+from ndbatch import ramon
 from ndbatch.cli.app import app
+from ndbatch.errors import Denied, NotFound, RemoteError
+from ndbatch.geometry import Box
+from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
+from ndbatch.remotes.boss.volume import BossVolume
+from ndbatch.remotes.dvid.remote import DvidRemote
 from ndbatch.testing.serving import serving
+from tests.server.sample import HTTP
 
 SHAPE = (20, 64, 66)
 SIZE = {"z": "0.5 um", "y": "0.25 um", "x": "0.25 um"}
@@ -60,3 +69,91 @@ def test_info_of_a_volume_in_a_service_tells_no_bytes_that_nobody_knows(host: st
     assert result.exit_code == 0
     assert "uint64, labels" in result.stdout
     assert "stored" not in result.stdout
+
+
+# -- one volume, changed by several protocols ----------------------------------------------------------------------------------
+
+
+def root_of(host: str) -> str:
+    """Return the only version of the only repository."""
+    (root,) = {entry.name.partition("/")[0] for entry in ndbatch.connect(f"dvid://{host}").ls()}
+    return root
+
+
+def test_what_dvid_committed_is_changed_by_no_protocol(host: str, cells: tuple[str, Array]) -> None:
+    path, data = cells
+    ndbatch.copy(path, f"boss://{host}/lab/brain/cells", cluster="inline")
+    ramon.open(f"ndstore://{host}/brain/cells").put([ramon.Segment(id=5)])
+    remote = ndbatch.connect(f"dvid://{host}/{root_of(host)}")
+    assert isinstance(remote, DvidRemote)
+    remote.commit("done")
+    box = Box((0, 0, 0), (2, 2, 2))
+    for url in (f"boss://{host}/lab/brain/cells", f"boss://{host}/lab/brain/cells?write=replace"):
+        with pytest.raises(Denied, match="was committed by DVID"):
+            ndbatch.open(url).write(box, np.full(box.shape, 9, np.uint64))
+    with pytest.raises(NotFound, match="was committed by DVID"):
+        ndbatch.open(f"ndstore://{host}/brain/cells").write(box, np.full(box.shape, 9, np.uint64))
+    for path in ("precomputed/brain/cells/250_250_500/0-64_0-64_0-16", "zarr/brain/cells/0/0/0/0"):
+        answer = HTTP.request("PUT", f"http://{host}/{path}", body=b"x")
+        assert answer.status == 403, answer.data
+        assert b"was committed by DVID" in answer.data
+    for name in (f"boss://{host}/lab/brain/cells", f"ndstore://{host}/brain/cells"):
+        with pytest.raises(RemoteError, match="was committed by DVID"):
+            type(ndbatch.open(name)).delete(parse(name))
+    with pytest.raises(RemoteError, match="was committed by DVID"):
+        ramon.open(f"ndstore://{host}/brain/cells").paint(5, voxels=np.array([[0, 0, 0]]))
+    assert np.array_equal(ndbatch.open(f"boss://{host}/lab/brain/cells")[...], data)
+    child = remote.newversion("next")
+    later = ndbatch.open(f"dvid://{host}/{child}/cells")
+    later.write(box, np.full(box.shape, 9, np.uint64))
+    assert (later.read(box) == 9).all()
+    assert np.array_equal(ndbatch.open(f"boss://{host}/lab/brain/cells")[...], data)
+
+
+def test_a_write_by_any_protocol_makes_levels_old(host: str, cells: tuple[str, Array]) -> None:
+    """Chunks of precomputed and zarr, and blocks of DVID, as well as cutouts."""
+    data = (cells[1] % np.uint64(251)).astype(np.uint8)
+    url = f"boss://{host}/lab/brain/em"
+    volume = ndbatch.create(url, shape=data.shape, dtype="uint8", voxel_size=SIZE)
+    box = volume.domain
+    spec = replace(volume.spec, levels=2)
+    volume = BossVolume.create(parse(f"{url}s"), spec)
+    volume.write(box, data)
+    chunk = np.full((16, 64, 66), 7, np.uint8).tobytes()
+    dvid = ndbatch.open(f"dvid://{host}/{root_of(host)}/ems")
+    writers = (
+        lambda: HTTP.request("PUT", f"http://{host}/precomputed/brain/ems/250_250_500/0-66_0-64_0-16", body=chunk),
+        lambda: HTTP.request("PUT", f"http://{host}/zarr/brain/ems/0/0/0/0", body=chunk),
+        lambda: dvid.write(Box((0, 0, 0), (1, 1, 1)), np.ones((1, 1, 1), np.uint8)),
+    )
+    for write in writers:
+        volume.propagate()
+        assert (volume.status(), ndbatch.open(f"{url}s").levels) == ("DOWNSAMPLED", 2)
+        answer = write()
+        assert answer is None or answer.status == 200, answer.data
+        assert volume.status() == "NOT_DOWNSAMPLED"
+
+
+def test_labels_that_another_protocol_writes_are_counted_by_dvid(host: str, cells: tuple[str, Array]) -> None:
+    """Also after the first count; what DVID merged stays merged."""
+    path, data = cells
+    ndbatch.copy(path, f"ndstore://{host}/brain/cells", cluster="inline")
+    segmentation = f"http://{host}/api/node/{root_of(host)}/cells"
+    ids = [2**53 + 1, 2 * (2**53 + 1), 77]
+
+    def sizes() -> list[int]:
+        return [int(n) for n in HTTP.request("GET", f"{segmentation}/sizes", body=json.dumps(ids).encode()).json()]
+
+    def counted() -> list[int]:
+        voxels = ndbatch.open(f"ndstore://{host}/brain/cells")[...]
+        return [int(np.count_nonzero(voxels == one)) for one in ids]
+
+    assert sizes() == counted() == [*[int(np.count_nonzero(data == one)) for one in ids[:2]], 0]
+    box = Box((0, 0, 0), (3, 4, 5))
+    ndbatch.open(f"ndstore://{host}/brain/cells").write(box, np.full(box.shape, 77, np.uint64))
+    assert sizes() == counted()
+    assert HTTP.request("POST", f"{segmentation}/merge", body=json.dumps(ids[:2]).encode()).status == 200
+    first, second, third = counted()
+    ndbatch.open(f"boss://{host}/brain/brain/cells").write(box.shift((4, 0, 0)), np.full(box.shape, 77, np.uint64))
+    first, second, third = counted()
+    assert sizes() == [first + second, 0, third]

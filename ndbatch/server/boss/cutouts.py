@@ -32,7 +32,7 @@ from ndbatch.server.boss.errors import (
 from ndbatch.server.boss.tree import Tree, datatype, own
 from ndbatch.server.calls import Call
 from ndbatch.server.catalogue import Channel, Project
-from ndbatch.server.pyramids import note_write
+from ndbatch.server.writes import require_writable, write
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -166,6 +166,7 @@ def _store(service: Service, where: Region, data: Array | None) -> None:
     """Merge voxels into what is there, zeros changing nothing; None sets the region to 0."""
     if where.level not in (0, 1) or where.level >= where.channel.levels:
         raise BossError(f"resolution {where.resolution} of {where.channel.name} cannot be written", NOT_STORED)
+    require_writable(where.channel)
     volume = service.volume(where.channel, where.level)
     first = where.times[0] if where.times else int(own(where.channel).get("default_time_sample", 0))
     count = where.times[1] - where.times[0] if where.times else 1
@@ -184,9 +185,7 @@ def _store(service: Service, where: Region, data: Array | None) -> None:
         new[...] = kept
     if not inside.empty:
         target = inside if has_time else Box(inside.start[1:], inside.stop[1:])
-        service.voxels.write(volume, target, new.reshape(target.shape), merge=data is not None)
-    if where.level == 0:
-        note_write(service, where.channel)
+        write(service, where.channel, where.level, target, new.reshape(target.shape), merge=data is not None)
 
 
 # -- bodies ----------------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ndbatch.server.boss.tree import Tree, frame_name, own
 from ndbatch.server.calls import Call, as_json
 from ndbatch.server.catalogue import Channel, Project
 from ndbatch.server.pyramids import Making, begin, cancel, making, stale
+from ndbatch.server.writes import require_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +92,7 @@ def respond(service: Service, call: Call, parts: Sequence[str]) -> Response:
         return Response(status_code=204)
     if found in (*RUNNING, DONE):
         raise BossError(f"the status of {channel.name} is {found}", INVALID_STATE, 409)
+    require_writable(channel)
     factors = dict(zip(AXES, factor(project, 1), strict=True))
     begin(service, channel, level_count(service, project), factors)
     return Response(status_code=201)

@@ -17,6 +17,7 @@ from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.base import Array, ArraySpec, Volume
 
 if TYPE_CHECKING:
+    from ndbatch.server.catalogue import Channel
     from ndbatch.server.service import Service
 
 SIDE = 64
@@ -29,6 +30,7 @@ SMALLEST, LARGEST = 2**13, 2**21
 class Pyramid:
     """The levels of a channel, the finest first, and the shape of a chunk of each."""
 
+    channel: Channel
     volumes: tuple[Volume, ...]
     chunks: tuple[Shape, ...]
 
@@ -38,7 +40,7 @@ class Pyramid:
         found = service.catalogue.channel(project, channel)
         first = service.volume(found)
         volumes = (first, *(service.volume(found, level) for level in range(1, first.levels)))
-        return Pyramid(volumes, tuple(chunk_shape(one.spec) for one in volumes))
+        return Pyramid(found, volumes, tuple(chunk_shape(one.spec) for one in volumes))
 
     def spec(self, level: int) -> ArraySpec:
         """Return what a level is as it is served: its chunks in place of the stored ones, and no shards."""

@@ -22,6 +22,7 @@ from ndbatch.server.addresses import Known
 from ndbatch.server.calls import Call, endpoint, plainly
 from ndbatch.server.chunked.content import content, sent, unzipped, zipped
 from ndbatch.server.chunked.grid import Pyramid, padded
+from ndbatch.server.writes import require_writable, write
 
 if TYPE_CHECKING:
     from ndbatch.server.catalogue import Channel, Project
@@ -50,6 +51,7 @@ def routes(service: Service) -> list[BaseRoute]:
         if call.method in ("GET", "HEAD"):
             return content(call, _chunk(service, pyramid, level, tuple(place)))
         service.access.require_write(call)
+        require_writable(pyramid.channel)
         _write(service, pyramid, level, tuple(place), call)
         return Response(status_code=200)
 
@@ -114,7 +116,7 @@ def _write(service: Service, pyramid: Pyramid, level: int, place: tuple[int, ...
         raise PlanError(f"the chunk has {len(raw)} bytes; one of {spec.dtype} {whole.shape} has {expected}")
     data = np.frombuffer(raw, _stored_type(spec)).reshape(whole.shape).astype(spec.dtype, copy=False)
     box = whole.intersect(volume.domain)
-    service.voxels.write(volume, box, np.ascontiguousarray(data[box.slices(whole.start)]))
+    write(service, pyramid.channel, level, box, data[box.slices(whole.start)])
 
 
 def _stored_type(spec: ArraySpec) -> np.dtype[Any]:

@@ -27,6 +27,7 @@ from ndbatch.server.calls import Call, TooLarge, endpoint, plainly
 from ndbatch.server.chunked.codec import decode, encode
 from ndbatch.server.chunked.content import content, sent
 from ndbatch.server.chunked.grid import Pyramid
+from ndbatch.server.writes import require_writable, write
 
 if TYPE_CHECKING:
     from ndbatch.server.catalogue import Channel, Project
@@ -91,7 +92,8 @@ def routes(service: Service) -> list[BaseRoute]:
             voxels = _czyx(service.voxels.read(volume, box), volume)
             return content(call, encode(scale, voxels.astype(shown.document["data_type"], copy=False)))
         service.access.require_write(call)
-        service.voxels.write(volume, box, _received(call, scale, volume, box))
+        require_writable(shown.pyramid.channel)
+        write(service, shown.pyramid.channel, level, box, _received(call, scale, volume, box))
         return Response(status_code=200)
 
     at, limit = "/precomputed/{project}/{channel}", service.body_limit

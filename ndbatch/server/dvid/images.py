@@ -71,7 +71,9 @@ def post_raw(ask: Ask) -> Response:
     if ask.part(0, "0_1_2") != "0_1_2":
         raise PlanError("only 0_1_2 is written")
     box = ask.aligned(itemsize=np.dtype(ask.instance.dtype).itemsize)
-    storage(ask).write(ask.uuid, box, voxels_of(ask.call.body, ask.instance.dtype, box.shape))
+    store = storage(ask)
+    store.write(ask.uuid, box, voxels_of(ask.call.body, ask.instance.dtype, box.shape))
+    store.note_write(ask.uuid)
     grow(ask, box)
     return plain("")
 
@@ -135,7 +137,9 @@ def post_blocks(ask: Ask) -> Response:
     data = np.empty(box.shape, ask.instance.dtype)
     for row, part in zip(rows, parts, strict=True):
         data[part.core.slices(box.start)] = row
-    storage(ask).write(ask.uuid, box, data)
+    store = storage(ask)
+    store.write(ask.uuid, box, data)
+    store.note_write(ask.uuid)
     ask.repo.changed()
     return plain("")
 

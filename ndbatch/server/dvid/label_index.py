@@ -67,9 +67,9 @@ class LabelIndex:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield the index of the version to be read; counted now, where that was never done."""
         found = self._nearest()
-        if found is None:
+        if found is None or self.storage.written_elsewhere():
             with self.storage.lock(alone=True):
-                found = self._nearest() or self._counted()
+                found = self._current()
         with closing(_connection(found)) as connection:
             yield connection
 
@@ -84,7 +84,7 @@ class LabelIndex:
     @contextmanager
     def changing(self) -> Iterator[sqlite3.Connection]:
         """Yield the version's own index in a transaction; the lock of the instance is held alone by the caller."""
-        found, own = self._nearest() or self._counted(), self._path(self.storage.owner(self.uuid))
+        found, own = self._current(), self._path(self.storage.owner(self.uuid))
         if found != own:
             part = own.with_suffix(".part")
             part.unlink(missing_ok=True)
@@ -96,11 +96,30 @@ class LabelIndex:
             yield connection
             connection.execute("COMMIT")
 
+    def _current(self) -> Path:
+        """Return an index that follows from the voxels; the lock of the instance is held alone by the caller."""
+        found, outdated = self._nearest(), self.storage.written_elsewhere()
+        if found is not None and not outdated:
+            return found
+        self.storage.note_counted()  # before the first voxel is read: what is written from now on is counted another time
+        if found is None:
+            return self._counted()
+        with closing(_connection(found)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DELETE FROM counts")
+            self._count(connection, self._owner())
+            connection.execute("COMMIT")
+        return found
+
+    def _owner(self) -> str:
+        """Return the version whose voxels are seen from this one."""
+        one = self.storage.instance
+        versions = self.storage.repo.lineage(self.uuid) if one.versioned else [one.uuid]
+        return next((uuid for uuid in versions if uuid in one.volumes), versions[-1])
+
     def _counted(self) -> Path:
         """Count a volume that was there before anyone asked, and return its index, which belongs to who owns the voxels."""
-        one, store = self.storage.instance, self.storage
-        versions = store.repo.lineage(self.uuid) if one.versioned else [one.uuid]
-        owner = next((uuid for uuid in versions if uuid in one.volumes), versions[-1])
+        owner = self._owner()
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(owner)
         part = path.with_suffix(".part")
@@ -108,15 +127,19 @@ class LabelIndex:
         with closing(sqlite3.connect(part, isolation_level=None)) as connection:
             connection.executescript(SCHEMA)
             connection.execute("BEGIN")
-            volume = store.volume(owner)
-            if volume is not None:
-                domain = volume.domain.aligned_to(one.block, (0, 0, 0))
-                steps = tuple(max(1, most // n) * n for most, n in zip(SCANNED, one.block, strict=True))
-                for piece in Grid.over(domain, steps):
-                    add_counts(connection, piece.core, store.read(owner, piece.core), one.block)
+            self._count(connection, owner)
             connection.execute("COMMIT")
         part.rename(path)
         return path
+
+    def _count(self, connection: sqlite3.Connection, owner: str) -> None:
+        """Count all voxels of a version."""
+        one, volume = self.storage.instance, self.storage.volume(owner)
+        if volume is None:
+            return
+        steps = tuple(max(1, most // n) * n for most, n in zip(SCANNED, one.block, strict=True))
+        for piece in Grid.over(volume.domain.aligned_to(one.block, (0, 0, 0)), steps):
+            add_counts(connection, piece.core, self.storage.read(owner, piece.core), one.block)
 
 
 def add_counts(

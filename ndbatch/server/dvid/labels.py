@@ -133,6 +133,7 @@ def post_raw(ask: Ask) -> Response:
     with store.lock(alone=True):
         _indexed(ask, store, [(box, data)], ask.flag("mutate"))
         _coarser(ask, store, box)
+    store.note_write(ask.uuid)
     grow(ask, box)
     return plain("")
 
@@ -220,6 +221,7 @@ def post_blocks(ask: Ask) -> Response:
             for box, _ in pieces:
                 _coarser(ask, store, box)
     if not scale and pieces:
+        store.note_write(ask.uuid)
         grow(ask, _bounds([box for box, _ in pieces]))
     return plain("")
 
@@ -236,6 +238,8 @@ def ingest(ask: Ask) -> Response:
     store, scale = storage(ask), scale_of(ask)
     for box, data in _posted(ask):
         store.write(ask.uuid, box, data, _known(ask, scale))
+    if not scale:
+        store.note_write(ask.uuid)
     ask.repo.changed()
     return plain("")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ndbatch.errors import NotFound
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.remotes import api
 from ndbatch.remotes.base import Array, Volume
@@ -23,6 +24,8 @@ from ndbatch.server.catalogue import Channel
 from ndbatch.server.dvid.asking import Refused
 from ndbatch.server.dvid.instance import Instance, change, instance
 from ndbatch.server.dvid.repository import Repository
+from ndbatch.server.pyramids import note_write
+from ndbatch.server.writes import COUNTED, keep_of_dvid, of_dvid
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -107,6 +110,32 @@ class Storage:
     def _nonzero_outside(box: Box, inside: Box, data: Array) -> bool:
         return bool(np.count_nonzero(data) > np.count_nonzero(data[inside.slices(box.start)]))
 
+    # -- what other protocols and other levels know of it ------------------------------------------------------------------
+
+    def channel(self) -> Channel | None:
+        """Return the channel by which other protocols see the instance; None while nothing was written."""
+        try:
+            return self.repo.catalogue.channel(self.repo.name, self.name)
+        except NotFound:
+            return None
+
+    def written_elsewhere(self) -> bool:
+        """Return whether another protocol changed the voxels since they were counted."""
+        channel = self.channel()
+        return channel is not None and of_dvid(channel).get(COUNTED) is False
+
+    def note_counted(self) -> None:
+        """Keep that the voxels are counted, so that a write by another protocol is noted from now on."""
+        channel = self.channel()
+        if channel is not None and not of_dvid(channel).get(COUNTED):
+            keep_of_dvid(self.service, channel, counted=True)
+
+    def note_write(self, uuid: str) -> None:
+        """Keep that coarser levels which the instance does not make of itself no longer follow from its voxels."""
+        channel, one = self.channel(), self.instance
+        if channel is not None and one.volumes.get(self.owner(uuid)) == channel.url and channel.levels > one.scales + 1:
+            note_write(self.service, channel)
+
     def owner(self, uuid: str) -> str:
         """Return the version whose data a write at `uuid` changes: itself, or the only one there is."""
         one = self.instance
@@ -175,9 +204,18 @@ class Storage:
             if any(channel.name == self.name for channel in catalogue.channels(self.repo.name)):
                 catalogue.change_channel(self.repo.name, self.name, url=url)
             else:
-                kind = one.kind
+                kind, told = one.kind, {"dvid": {COUNTED: True}}  # each write by DVID counts its labels
                 catalogue.add_channel(
-                    Channel(self.repo.name, self.name, url, kind, volume.dtype.name, volume.levels, made=True)
+                    Channel(
+                        self.repo.name,
+                        self.name,
+                        url,
+                        kind,
+                        volume.dtype.name,
+                        volume.levels,
+                        made=True,
+                        extra=told,
+                    )
                 )
             project = catalogue.project(self.repo.name)
             frame = _around(Box.of_shape(project.shape, project.offset), volume.domain)

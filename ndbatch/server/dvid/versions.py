@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from ndbatch import __version__
-from ndbatch.errors import NotFound, PlanError
+from ndbatch.errors import NdbatchError, NotFound, PlanError
 from ndbatch.server.calls import Call, as_json, plain
+from ndbatch.server.catalogue import Channel
 from ndbatch.server.dvid import bodies, documents, images, labels, posted_indices, records
 from ndbatch.server.dvid.asking import Ask, Busy, Refused, Table
-from ndbatch.server.dvid.instance import DOCUMENTS, VOXELS, change, instance, instances, new_instance
+from ndbatch.server.dvid.instance import DOCUMENTS, VOXELS, Instance, change, instance, instances, new_instance
 from ndbatch.server.dvid.repository import MASTER, Repository, new_repository, repositories, resolve
+from ndbatch.server.writes import keep_of_dvid
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -170,8 +172,20 @@ class Versions:
 
     def _commit(self, call: Call, repo: Repository, uuid: str) -> Response:
         told = _object(call)
-        repo.commit(uuid, str(told.get("note", "")), _log(call))
+        with self.catalogue.transaction():
+            repo.commit(uuid, str(told.get("note", "")), _log(call))
+            for channel in self.catalogue.channels(repo.name):  # no other protocol changes what was committed
+                one = self._of(repo, channel)
+                if one is not None and one.volumes.get(uuid) == channel.url:
+                    keep_of_dvid(self.service, channel, read_only=True, committed=uuid)
         return as_json({"committed": uuid})
+
+    def _of(self, repo: Repository, channel: Channel) -> Instance | None:
+        """Return the instance that a channel is; None where DVID has no type for it."""
+        try:
+            return instance(self.service, repo, channel.name)
+        except NdbatchError:  # also one whose file is damaged
+            return None
 
     def _child(self, call: Call, repo: Repository, uuid: str, new: bool) -> Response:
         told = _object(call) if call.body else {}

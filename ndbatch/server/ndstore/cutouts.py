@@ -27,7 +27,7 @@ from ndbatch.server.ndstore.tokens import (
     scale_down,
     times_of,
 )
-from ndbatch.server.pyramids import note_write
+from ndbatch.server.writes import refusal, write
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -116,8 +116,8 @@ def windowed(data: Array, low: float, high: float) -> Array:
 def _store(service: Service, where: Cutout, arrays: Sequence[Array]) -> None:
     """Merge voxels into what is there: zeros change nothing."""
     for channel, data in zip(where.channels, arrays, strict=True):
-        if channel.read_only:
-            raise PlanError(f"Channel {channel.name} is readonly")
+        if said := refusal(channel):
+            raise PlanError(said)
         if where.level >= channel.levels:
             raise PlanError(f"level {where.level} of {channel.name} is not there; propagate it")
         volume = service.volume(channel, where.level)
@@ -139,9 +139,7 @@ def _store(service: Service, where: Cutout, arrays: Sequence[Array]) -> None:
         if not np.array_equal(exact, kept):
             raise PlanError(f"{channel.name} is kept as {volume.dtype}, which cannot hold these values")
         target = inside if volume.axes.startswith("t") else Box(inside.start[1:], inside.stop[1:])
-        service.voxels.write(volume, target, exact.reshape(target.shape), merge=True)
-        if where.level == 0:
-            note_write(service, channel)
+        write(service, channel, where.level, target, exact.reshape(target.shape), merge=True)
 
 
 def _unpacked(form: str, body: bytes, where: Cutout) -> list[Array]:

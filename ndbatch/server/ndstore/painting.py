@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ndbatch.errors import Denied, PlanError
+from ndbatch.errors import PlanError
 from ndbatch.geometry import Box, Grid
 from ndbatch.ramon.hdf5 import LARGEST, Paint
 from ndbatch.remotes.base import Array, Kind, Volume
@@ -21,7 +21,7 @@ from ndbatch.server.catalogue import Channel, Project
 from ndbatch.server.ndstore.cutouts import read
 from ndbatch.server.ndstore.grammar import Cutout, require_inside
 from ndbatch.server.ndstore.tokens import domain, fitting, spatial
-from ndbatch.server.pyramids import note_write
+from ndbatch.server.writes import require_writable, written
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -149,8 +149,7 @@ class Canvas:
 
     def require_writable(self) -> None:
         """Raise Denied where the channel is only read."""
-        if self.channel.read_only:
-            raise Denied(f"Channel {self.channel.name} is readonly")
+        require_writable(self.channel)
         if self.channel.kind != Kind.LABELS:
             raise PlanError(f"Channel {self.channel.name} is no annotation channel, so that it has no objects")
 
@@ -177,8 +176,7 @@ class Canvas:
 
     def _touched(self, level: int) -> None:
         """Say that coarser levels no longer follow from the voxels."""
-        if level == 0:
-            note_write(self.service, self.channel)
+        written(self.service, self.channel, level)
 
 
 def tight_box(mask: Array, where: Box) -> Box | None:
