@@ -11,6 +11,9 @@ CLUSTERS := tests/clusters tests/executors/test_running_scheduler.py
 PEER := .venv-cellfinder
 CELLFINDER := 1.10.1
 
+# Hundreds of tests start a Python of their own; where nothing compiled may be kept, each would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-browser test-cluster lint docs accuracy crash-test soak bench peers speed clean help
 
 help:            ## list the targets
