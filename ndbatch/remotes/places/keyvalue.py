@@ -210,6 +210,8 @@ class LocalFiles(KeyValue):
                 os.fsync(file.fileno())
             os.replace(aside, target)
         except OSError as error:
+            with suppress(OSError):  # half a file would make the folder look like one that holds something
+                aside.unlink()
             raise self._error(error) from None
 
     def names(self, prefix: str = "") -> Iterator[str]:

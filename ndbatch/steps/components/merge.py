@@ -22,6 +22,7 @@ from ndbatch.remotes.base import Array
 from ndbatch.steps.base import State
 from ndbatch.steps.components.contacts import lookup_of
 from ndbatch.steps.payload import unpack
+from ndbatch.steps.scratch import scratch_array
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class _Reader:
     def __init__(self, grid: Grid, offsets: list[Shape], scratch: Path, columns: tuple[str, ...]) -> None:
         self.grid, self.offsets, self.columns = grid, offsets, columns
         self.count = 0
-        self.starts = np.memmap(scratch / "starts", np.int64, "w+", shape=(len(grid) + 1,))
+        self.starts = scratch_array(scratch / "starts", np.int64, (len(grid) + 1,))
         self._files = {name: (scratch / name).open("wb") for name in (*columns, "edges")}
         self._open: dict[int, list[tuple[int, Array, Array]]] = {}
 
@@ -148,7 +149,7 @@ class NodeValues(State):
 
     def __init__(self, starts: Array, values: Array, scratch: Path, told: Mapping[str, Any]) -> None:
         self._starts, self._told = starts, dict(told)
-        self._values: Array = np.memmap(scratch / "values", values.dtype, "w+", shape=(max(1, len(values)),))
+        self._values = scratch_array(scratch / "values", values.dtype, (len(values),))
         self._values[: len(values)] = values
 
     def select(self, block: Block, box: Any) -> Array:

@@ -34,6 +34,7 @@ from ndbatch.steps.function.models import files_of
 from ndbatch.steps.payload import pack, unpack
 from ndbatch.steps.relabel.ids import distinct, replaced
 from ndbatch.steps.relabel.tables import IdTable
+from ndbatch.steps.scratch import scratch_array
 from ndbatch.steps.unary import Unary
 
 
@@ -193,7 +194,7 @@ class _Counting(Pass):
                 f"relabel: {len(every)} ids do not fit into {self.output}, which is {self.dtype}; set dtype: "
                 f"{integer_for(0, len(every))} for this output"
             )
-        starts = np.memmap(scratch / "starts", np.int64, "w+", shape=(len(grid) + 1,))
+        starts = scratch_array(scratch / "starts", np.int64, (len(grid) + 1,))
         total = 0
         with (scratch / "numbers").open("wb") as file:
             for block, payload in payloads:
