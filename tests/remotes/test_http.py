@@ -532,3 +532,18 @@ def test_bases(url: str, base: str, parts: tuple[str, ...]) -> None:
     assert segment("a/b ü") == "a%2Fb%20%C3%BC"
     with pytest.raises(NdbatchError, match="is no host and port"):
         base_and_path(parse("boss://host:port/c"))
+
+
+@pytest.mark.parametrize(
+    ("base", "near"),
+    [
+        ("http://127.0.0.1:8000", True),
+        ("http://localhost:8000/prefix", True),
+        ("http://[::1]:8000", True),
+        ("https://api.bossdb.io", False),
+        ("https://localhost.example.org", False),
+    ],
+)
+def test_a_service_of_this_machine_is_near(base: str, near: bool) -> None:
+    """Bodies are packed less for it."""
+    assert client(base).near is near

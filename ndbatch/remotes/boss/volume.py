@@ -210,9 +210,9 @@ class BossVolume(Volume):
         )
 
     def _post(self, box: Box, data: Array) -> None:
-        self._service.client.post(
-            self._path("cutout", box), wire.encode(data), headers={"Content-Type": wire.BLOSC}, expect=(201,)
-        )
+        client = self._service.client
+        body = wire.encode(data, b"lz4" if client.near else b"zstd")
+        client.post(self._path("cutout", box), body, headers={"Content-Type": wire.BLOSC}, expect=(201,))
 
     def _erase(self, box: Box) -> None:
         """Set a box to 0; one request a time sample, since two in one are known to lose the second."""

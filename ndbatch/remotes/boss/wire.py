@@ -25,6 +25,9 @@ LARGEST = 2**31 - 17
 def encode(data: Array, codec: bytes = b"zstd") -> bytes:
     """Return `data` (C-order, any unsigned type) as one frame, a byte shuffle before the codec (zstd, lz4).
 
+    Of a micrograph zstd leaves three quarters, for seven times the time that lz4 takes at either end to leave it as it is; of
+    labels 1/200 for three times the time. So lz4 is for services of the same machine.
+
     The typesize is that of a voxel in bytes: with its width in bits, as other clients send it, the shuffle finds nothing in
     ids of 64 bits, and a sparse block of labels becomes four times as large.
     """

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Self
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -26,7 +25,6 @@ from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.http.client import Reply, in_flight, segment
-from ndbatch.remotes.http.transport import LOCAL
 from ndbatch.remotes.ndstore import creation, wire
 from ndbatch.remotes.ndstore.frame import DTYPES, WIDE, Info, cuboid
 from ndbatch.remotes.ndstore.service import Service, channel_of, connected
@@ -65,7 +63,7 @@ class NdstoreVolume(Volume):
         self._moved: Shape | None = None
         self._resolution = info.base(self._channel) + spec.level
         ours = bool(info.dataset.get(WIDE))
-        self._near = ours and urlsplit(service.client.base).hostname in LOCAL
+        self._near = ours and service.client.near
         self._form = address.option("format") or ("raw" if self._near else FORMATS[0])
         if not ours:  # metadata is kept elsewhere, by a service of its own
             vars(self)["abilities"] = replace(self.abilities, attributes=False)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from ndbatch.errors import Conflict
+from ndbatch.errors import Conflict, NotFound
 from ndbatch.remotes.boss.geometry import AXES, DTYPES, TO_MICROMETRES
 from ndbatch.server.boss.errors import absent, bad
 from ndbatch.server.catalogue import Catalogue, Channel, Project
@@ -79,6 +80,10 @@ class Tree:
 
     def experiment(self, collection: str, name: str) -> Project:
         """Return the project behind an experiment. 404 where there is none."""
+        with suppress(NotFound):  # every cutout asks: nearly always the project has the name of the experiment
+            project = self.catalogue.project(name)
+            if (project.dataset, experiment_of(project)) == (collection, name):
+                return project
         found = self.experiments(collection).get(name)
         if found is None:
             raise absent(f"the experiment {collection}/{name}")
@@ -104,9 +109,10 @@ class Tree:
     def channel(self, collection: str, experiment: str, name: str) -> tuple[Project, Channel]:
         """Return a channel and its project. 404 where there is none, and where BOSS has no type for its voxels."""
         project = self.experiment(collection, experiment)
-        found = {channel.name: channel for channel in self.catalogue.channels(project.name)}.get(name)
-        if found is None:
-            raise absent(f"the channel {collection}/{experiment}/{name}")
+        try:
+            found = self.catalogue.channel(project.name, name)
+        except NotFound:
+            raise absent(f"the channel {collection}/{experiment}/{name}") from None
         if not datatype(found):
             raise absent(f"a type for {found.dtype}, which {collection}/{experiment}/{name} holds, in BOSS,")
         return project, found
