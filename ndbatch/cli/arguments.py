@@ -51,6 +51,14 @@ def run_directory(place: Path, overrides: Sequence[str] | None = None) -> Path:
     return load_config(place, overrides).run_directory
 
 
+def recorded_config(place: Path) -> Path:
+    """Return the configuration at `place`, or that which the run directory `place` keeps; ConfigError where it has none."""
+    path = place / "config.yaml" if place.is_dir() else place
+    if path != place and not path.exists():
+        raise ConfigError(f"{place} holds no run: there is no config.yaml in it; name the configuration instead")
+    return path
+
+
 def positions(text: str | None) -> dict[str, int]:
     """Return the voxel in `z=10,y=100,x=100`, by axis name; ConfigError where it is written otherwise."""
     found: dict[str, int] = {}

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from ndbatch.config.model import Config
     from ndbatch.journal import Failure
     from ndbatch.runner import Result
+    from ndbatch.verify import CheckReport
 
+DAMAGED_TOLD = 10
+"""Damaged blocks that are told one by one."""
 TOLD = 3
 """Failed blocks of each kind that are told one by one."""
 
@@ -28,6 +31,7 @@ def ending_document(result: Result) -> dict[str, Any]:
         **summarise(result.directory),
         "exit_code": result.exit_code,
         "nothing_to_do": result.nothing_to_do,
+        **({} if result.checked is None else {"checked": checked_document(result.checked)}),
         "session": {"seconds": result.seconds, "counts": asdict(result.counts)},
         "report": None if result.report is None else str(result.report),
     }
@@ -39,7 +43,8 @@ def ending(result: Result, config: Config, path: Path, overrides: Sequence[str])
 
     with Journal.read(result.directory) as journal:
         found, failures, document = journal.facts(), journal.failures(), journal.document
-    lines = [f"{result.name}: {_outcome(result)}"]
+    lines = [] if result.checked is None else [*checked_lines(result.checked), *_mending(result.checked)]
+    lines.append(f"{result.name}: {_outcome(result)}")
     lines += _findings(found)
     if result.status == "done":
         width = max(map(len, [*result.outputs, "report"]))
@@ -59,6 +64,27 @@ def ending(result: Result, config: Config, path: Path, overrides: Sequence[str])
     else:
         lines.append(f"Go on:  {command('run', path, overrides=overrides)}")
     return lines
+
+
+def checked_document(found: CheckReport) -> dict[str, Any]:
+    """Return what a check found, for a program."""
+    return {**asdict(found), "directory": str(found.directory), "ok": found.ok}
+
+
+def checked_lines(found: CheckReport) -> list[str]:
+    """Return what a check found, as lines for a reader."""
+    many = len(found.mismatches)
+    verdict = "all as they were written" if not many else f"{many:,} not as they were written"
+    lines = [f"{found.directory}: {count(found.blocks, 'block')} read again, {verdict}"]
+    for mismatch in found.mismatches[:DAMAGED_TOLD]:
+        block = "all blocks" if mismatch.block < 0 else f"block {mismatch.block} ({mismatch.box})"
+        lines.append(f"  stage {mismatch.stage + 1}, {block}: {mismatch.reason}")
+    lines += [f"  and {many - DAMAGED_TOLD:,} more"] if many > DAMAGED_TOLD else []
+    return [*lines, *(f"  table {table.name} ({table.path}): {table.reason}" for table in found.tables)]
+
+
+def _mending(found: CheckReport) -> list[str]:
+    return [] if found.ok else ["what was damaged has been taken back, to be made anew"]
 
 
 def _findings(found: Mapping[int, Mapping[str, Any]]) -> list[str]:

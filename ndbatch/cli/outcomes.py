@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ndbatch.cli.arguments import AsJson, Overrides, RunPlace, command, echo_json, run_directory
-
-if TYPE_CHECKING:
-    from ndbatch.verify import Mismatch
-
-TOLD = 10
-"""Mismatches told one by one."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -62,43 +56,29 @@ def check(
     rebuild: Annotated[
         bool,
         typer.Option(
-            "--rebuild", help="Mend the journal: blocks that are not as written are done again by the next run."
+            "--rebuild", help="Mend the journal; what it lost, or is not as written, is done again by the next run."
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read the outputs of a run again and compare every block with what was written. Exit code 1 where one differs."""
+    """Read the outputs of a run again and compare every block and table with what was written. Exit code 1 where one differs."""
     directory = run_directory(place, overrides)
-    from dataclasses import asdict
-
-    from ndbatch.report.words import count
+    from ndbatch.cli.ending import checked_document, checked_lines
     from ndbatch.verify import check as check_run
 
     found = check_run(directory, rebuild=rebuild)
     if as_json:
-        echo_json({**asdict(found), "directory": str(directory), "ok": found.ok})
+        echo_json(checked_document(found))
         raise typer.Exit(0 if found.ok else 1)
-    lines = [f"{directory}: {count(found.blocks, 'block')} read again, {_verdict(len(found.mismatches))}"]
-    lines += [f"  {_where(mismatch)}: {mismatch.reason}" for mismatch in found.mismatches[:TOLD]]
-    lines += [f"  and {len(found.mismatches) - TOLD:,} more"] if len(found.mismatches) > TOLD else []
-    if rebuild and (found.salvaged or found.lost):
-        lines.append(f"journal rebuilt: {found.salvaged:,} receipts kept, {found.lost:,} lost")
-    if not found.ok:
-        mend = (
-            "run the configuration again to do these blocks anew"
-            if rebuild
-            else f"mend it:  {command('check', place, '--rebuild')}"
+    lines = checked_lines(found)
+    if rebuild:
+        lines.append(
+            f"journal rebuilt: {found.salvaged:,} receipts kept, {found.proven:,} proven by the outputs, {found.lost:,} lost"
         )
-        lines.append(mend)
+    if not found.ok:
+        again = command("run", place) if place.is_file() else "run the configuration again"
+        lines.append(
+            f"to do anew what is missing:  {again}" if rebuild else f"mend it:  {command('retry', place, '--damaged')}"
+        )
     typer.echo("\n".join(lines))
     raise typer.Exit(0 if found.ok else 1)
-
-
-def _where(mismatch: Mismatch) -> str:
-    """Return the place of a mismatch; a volume that cannot be opened at all has no block."""
-    place = "all blocks" if mismatch.block < 0 else f"block {mismatch.block} ({mismatch.box})"
-    return f"stage {mismatch.stage + 1}, {place}"
-
-
-def _verdict(mismatches: int) -> str:
-    return "all as they were written" if not mismatches else f"{mismatches:,} not as they were written"

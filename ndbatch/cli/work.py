@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ndbatch.cli.arguments import AsJson, ConfigFile, Overrides, echo_json, load_config, positions
-from ndbatch.errors import NdbatchError
+from ndbatch.cli.arguments import (
+    AsJson,
+    ConfigFile,
+    Overrides,
+    RunPlace,
+    echo_json,
+    load_config,
+    positions,
+    recorded_config,
+)
+from ndbatch.errors import ConfigError, NdbatchError
 
 if TYPE_CHECKING:
     from ndbatch.config.model import Config
@@ -23,7 +32,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("run", short_help="Do what CONFIG says, or go on with it.")(run)
     app.command("try", short_help="Do the steps at one place; write nothing.")(look_first)
     app.command("plan", short_help="Say what a run would do and take.")(plan)
-    app.command("retry", short_help="Try the failed blocks again.")(retry)
+    app.command("retry", short_help="Try failed blocks again, or damaged ones.")(retry)
 
 
 def run(
@@ -52,10 +61,22 @@ def run(
     carry_out(loaded, config, overrides or (), fresh=fresh, as_json=as_json, quiet=quiet)
 
 
-def retry(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """Try the failed blocks of a run again; what is done stays as it is."""
-    loaded = load_config(config, overrides)
-    carry_out(loaded, config, overrides or (), retry_failed=True, as_json=as_json, quiet=quiet)
+def retry(
+    place: RunPlace,
+    overrides: Overrides = None,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Read the outputs again, and do anew what is not as it was written.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try the failed blocks of a run again; what is done stays as it is, unless it is found damaged (--damaged)."""
+    path = recorded_config(place)
+    loaded = load_config(path, overrides)
+    if path != place and loaded.run_directory != place.resolve():
+        raise ConfigError(f"{place} was moved here from {loaded.run_directory}; name the run's configuration instead")
+    options = {"retry_failed": not damaged, "retry_damaged": damaged}
+    carry_out(loaded, place, overrides or (), **options, as_json=as_json, quiet=quiet)
 
 
 def carry_out(
@@ -65,6 +86,7 @@ def carry_out(
     *,
     fresh: bool = False,
     retry_failed: bool = False,
+    retry_damaged: bool = False,
     as_json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -79,7 +101,13 @@ def carry_out(
     begun = _Begun()
     try:
         with Progress(mode="quiet" if quiet else "auto") as progress:
-            result = run_config(config, fresh=fresh, retry_failed=retry_failed, observers=(begun, progress))
+            result = run_config(
+                config,
+                fresh=fresh,
+                retry_failed=retry_failed,
+                retry_damaged=retry_damaged,
+                observers=(begun, progress),
+            )
     except NdbatchError as error:
         if not begun.seen:
             raise

@@ -56,7 +56,9 @@ def check(directory: Path, *, rebuild: bool = False) -> CheckReport:
         for mismatch in [m for m in found.mismatches if m.block == WHOLE]:
             _attempt(journal, found, [mismatch])
         _attempt(journal, found, [m for m in found.mismatches if m.block != WHOLE])
-    return CheckReport(directory, found.blocks, found.mismatches, found.tables, salvaged, proven, max(0, lost - proven))
+        whole = all(len(journal.done(stage["index"])) == stage["blocks"] for stage in journal.document["stages"])
+    left = 0 if proven and whole else lost
+    return CheckReport(directory, found.blocks, found.mismatches, found.tables, salvaged, proven, left)
 
 
 def inspect(journal: Journal, directory: Path) -> CheckReport:
