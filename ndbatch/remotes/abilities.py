@@ -14,6 +14,10 @@ VOXEL_TYPES = (
 """The types of voxel that any volume can have."""
 
 
+FAR = ("s3", "gs", "http")
+"""Where single files are read from, beside this machine (`ndbatch.remotes.places.far`)."""
+
+
 @dataclass(frozen=True)
 class Abilities:
     """What a store can do; the planner reads this before any work starts, and docs/formats.md is made of it."""
@@ -34,6 +38,8 @@ class Abilities:
     """Levels that others made are read, with `level=1` ...; true wherever `levels` is."""
     dtypes: tuple[str, ...] = VOXEL_TYPES
     """What a new volume can be of; anything else is refused with a sentence."""
+    labels: tuple[str, ...] = ()
+    """Types in which the store keeps labels with all that it does for them; () where that is any."""
     offset: bool = True
     """The absolute position of the first voxel is kept; a store that cannot refuses volumes that begin elsewhere than at 0."""
     facts: bool = True
@@ -48,6 +54,8 @@ class Abilities:
     """Most bytes of voxels, not compressed, that one request may ask for or send; None where nothing bounds them."""
     places: tuple[str, ...] = ("file",)
     """Where volumes may lie: file, s3, gs, http, zip; `memory` for none of them."""
+    read_places: tuple[str, ...] = ()
+    """Where volumes are read besides, by their parts, and never written."""
     title: str = ""
     """What the format is called."""
     examples: tuple[str, ...] = ()

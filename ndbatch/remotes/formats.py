@@ -58,7 +58,7 @@ def _full(scheme: str, able: Abilities) -> list[str]:
         "yes" if able.write else "no",
         "read, appended" if able.levels else "read" if able.coarser else "one",
         "yes" if able.concurrent and able.shared else "one process" if able.concurrent else "no, staged",
-        ", ".join(able.places),
+        _places(able),
         dtypes(able.dtypes),
         "kept" if able.offset else "from 0 only",
         "kept" if able.facts else "to be told",
@@ -73,9 +73,13 @@ def _short(scheme: str, able: Abilities) -> list[str]:
         f"`{able.examples[0]}`",
         "with `threads` and `inline`" if not able.shared else how if able.write else "no",
         "read, written" if able.levels else "read" if able.coarser else "",
-        ", ".join(able.places),
+        _places(able),
         f"`{able.extra}`" if able.extra else "",
     ]
+
+
+def _places(able: Abilities) -> str:
+    return ", ".join(able.places) + (f"; read: {', '.join(able.read_places)}" if able.read_places else "")
 
 
 def dtypes(names: Iterable[str]) -> str:

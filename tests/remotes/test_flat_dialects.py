@@ -241,7 +241,7 @@ def test_a_packed_stream_is_read_from_the_nearest_point(tmp_path: Path, monkeypa
     data = np.random.default_rng(0).integers(0, 256, 3_000_001, "uint8").tobytes()
     (tmp_path / "a.gz").write_bytes(gzip.compress(data[:1_234_567]) + gzip.compress(data[1_234_567:]))
     size = os.path.getsize(tmp_path / "a.gz")
-    stream = inflating.Inflater(inflating.Stream(f"{tmp_path}/a.gz", "1", 0, size), len(data))
+    stream = inflating.Inflater(inflating.Stream(tmp_path / "a.gz", "1", 0, size), len(data))
     unpacked = 0
     inflate = inflating.Inflater._unpacked
 
@@ -267,7 +267,7 @@ def test_points_are_few_for_long_streams(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(inflating, "POINTS", 10)
     data = bytes(range(256)) * 400
     (tmp_path / "a.gz").write_bytes(gzip.compress(data))
-    stream = inflating.Inflater(inflating.Stream(f"{tmp_path}/a.gz", "1", 0, 2**20), len(data))
+    stream = inflating.Inflater(inflating.Stream(tmp_path / "a.gz", "1", 0, 2**20), len(data))
     assert [stream.read(start, 3) for start in range(90_000, 0, -7777)] == [
         data[s : s + 3] for s in range(90_000, 0, -7777)
     ]

@@ -1,6 +1,7 @@
 """Voxels that lie in one piece of a file, slowest axis first: NIfTI, NRRD, MRC, npy, raw TIFF.
 
-Not compressed, they are read by a memory map and written by positioned writes; compressed by deflate (gzip, zip), they
+Not compressed, they are read by a memory map (in a bucket or from a web server by the parts needed) and written by positioned
+writes; compressed by deflate (gzip, zip), they
 are read through restart points (`inflating`), and never written in place.
 """
 
@@ -11,7 +12,8 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from ndbatch.errors import Corrupt
 from ndbatch.geometry import Shape
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.files.inflating import Stream, inflater
+
+if TYPE_CHECKING:
+    from ndbatch.remotes.places.far import FilePath
 
 Slices = tuple[slice, ...]
 
@@ -30,7 +35,7 @@ class Flat:
     With `stream`, the compressed part of the file, `start` counts the bytes of what it unpacks to.
     """
 
-    path: str
+    path: FilePath
     start: int
     shape: Shape
     dtype: np.dtype[Any]
@@ -46,10 +51,11 @@ class Flat:
 
         What a compressed file holds is known only when it is unpacked.
         """
-        size = os.stat(self.path).st_size
+        size = self.path.stat().st_size
         if self.stream is None and size < self.start + self.nbytes:
             raise Corrupt(
-                f"{self.path} is cut short: {size} bytes of {self.start + self.nbytes}; copy it again", url=self.path
+                f"{self.path} is cut short: {size} bytes of {self.start + self.nbytes}; copy it again",
+                url=str(self.path),
             )
 
     def read(self, region: Slices) -> Array:
@@ -60,14 +66,27 @@ class Flat:
         native = self.dtype.newbyteorder("=")
         if self.stream is None:
             self.require_whole()
-            return np.array(np.memmap(self.path, self.dtype, "r", self.start, self.shape)[region], native)
+            if isinstance(self.path, Path):
+                return np.array(np.memmap(self.path, self.dtype, "r", self.start, self.shape)[region], native)
         result = np.empty([part.stop - part.start for part in region], native)
-        self._unpack(region, result)
+        if self.stream is None:
+            self._gather(region, result)
+        else:
+            self._unpack(region, result)
         return result
 
     def write(self, region: Slices, data: Array) -> None:
         """Store `data` in `region` (stored order) and bring it to the disk. Raises OSError for a full disk."""
-        write_region(self.path, self.start, self.shape, self.dtype, region, data)
+        write_region(str(self.path), self.start, self.shape, self.dtype, region, data)
+
+    def _gather(self, region: Slices, result: Array) -> None:
+        """Fill `result` with the runs of `region` that lie side by side in a file at another place."""
+        assert not isinstance(self.path, Path)
+        item = self.dtype.itemsize
+        runs = list(_runs(self.shape, region, result))
+        wanted = [(self.start + position * item, values.nbytes) for position, values in runs]
+        for (_, values), piece in zip(runs, self.path.pieces(wanted), strict=True):
+            values[...] = np.frombuffer(piece, self.dtype).reshape(values.shape)
 
     def _unpack(self, region: Slices, result: Array) -> None:
         """Fill `result` with the rows of `region`, which lie in order in the unpacked stream."""

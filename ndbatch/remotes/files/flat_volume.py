@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -24,7 +24,10 @@ from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.chunking import MINIMUM_BYTES, default_chunks
 from ndbatch.remotes.files.flat import Flat
 from ndbatch.remotes.files.packing import Packing, working_path
-from ndbatch.remotes.files.paths import file_error, file_version, is_there, require_file, require_room
+from ndbatch.remotes.files.paths import file_error, file_version, is_there, require_file, require_local, require_room
+
+if TYPE_CHECKING:
+    from ndbatch.remotes.places.far import FilePath
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,14 @@ class FlatVolume(Volume):
     def __init__(self, address: Address, spec: ArraySpec, header: Header, order: AxisOrder) -> None:
         super().__init__(address, spec)
         self._header, self._order = header, order
-        self._version = self.version()
+        self._version = self.version() if address.place == "file" else ""
         self._packing: Packing | None = None
 
     # -- what a format says --------------------------------------------------------------------------------------------
 
     @classmethod
     @abstractmethod
-    def _describe(cls, path: Path, address: Address) -> Header:
+    def _describe(cls, path: FilePath, address: Address) -> Header:
         """Read the head of the file at `path`. Any error of a library comes out as Corrupt; MissingExtra without it."""
 
     @classmethod
@@ -112,6 +115,7 @@ class FlatVolume(Volume):
     @classmethod
     def check_spec(cls, address: Address, spec: ArraySpec) -> None:
         """Refuse what the format cannot hold: shards, types of voxels, more or other axes."""
+        require_local(address)
         super().check_spec(address, spec)
         address.require_options(cls.options)
         if spec.shards is not None:
@@ -149,6 +153,7 @@ class FlatVolume(Volume):
     @classmethod
     def delete(cls, address: Address) -> None:
         """Remove the file, and what was to be packed into it."""
+        require_local(address)
         try:
             if cls._is_packed(address):
                 cls._working(address).unlink(missing_ok=True)
@@ -183,6 +188,7 @@ class FlatVolume(Volume):
         return np.ascontiguousarray(self._order.array_from_stored(data), dtype=self.dtype)
 
     def _write(self, box: Box, data: Array) -> None:
+        require_local(self.address)
         header = self._fresh()
         if header.scale is not None:
             raise RemoteError(
@@ -202,7 +208,7 @@ class FlatVolume(Volume):
 
     @classmethod
     def _is_packed(cls, address: Address) -> bool:
-        return address.path.lower().endswith(cls.packed_endings)
+        return address.place == "file" and address.path.lower().endswith(cls.packed_endings)
 
     @classmethod
     def _working(cls, address: Address) -> Path:
@@ -210,14 +216,14 @@ class FlatVolume(Volume):
         return working_path(Path(address.path))
 
     @classmethod
-    def _current(cls, address: Address) -> Path:
+    def _current(cls, address: Address) -> FilePath:
         """Return the file to read: the working one while there is one. NotFound, Denied, Corrupt for an empty file."""
         if cls._is_packed(address) and os.path.exists(working := cls._working(address)):
             return working
         return require_file(address, cls.abilities.title)
 
     @classmethod
-    def _described(cls, path: Path, address: Address) -> Header:
+    def _described(cls, path: FilePath, address: Address) -> Header:
         """Read the head of the file and see that the file is whole; what a library trips over is Corrupt."""
         try:
             header = cls._describe(path, address)
@@ -234,8 +240,10 @@ class FlatVolume(Volume):
 
     def _fresh(self) -> Header:
         """Return the head of the file as it is now; RemoteError where it is another array than the one opened."""
+        if not isinstance(self._header.flat.path, Path):
+            return self._header  # a file elsewhere that was replaced is noticed when it is read
         version = self.version()
-        if version != self._version or not Path(self._header.flat.path).exists():
+        if version != self._version or not self._header.flat.path.exists():
             header = self._described(self._current(self.address), self.address)
             if (header.flat.shape, header.dtype) != (self._header.flat.shape, self._header.dtype):
                 raise RemoteError(f"{self.url} was replaced by another array; open it again", url=self.url)
@@ -248,7 +256,7 @@ class FlatVolume(Volume):
             self._packing = Packing(self, self._working(self.address), self._pack)
 
 
-def _damaged(path: Path, title: str, error: Exception) -> Corrupt:
+def _damaged(path: FilePath, title: str, error: Exception) -> Corrupt:
     reason = (str(error) or type(error).__name__).partition("\n")[0]
     return Corrupt(f"{path} is not a {title} file, or its head is damaged ({reason})", url=str(path))
 

@@ -1,8 +1,9 @@
 """Stacks of slices, one file each: a folder `images://slices`, or a glob `slices/z*.png`; PNG, JPEG and TIFF.
 
 Slices lie along z in natural order of their names (`z9` before `z10`); colours are c. All have one size and type. Reading a
-block reads the slices it meets, of TIFF only the strips or tiles. A new stack is a folder with a small file
-`ndbatch.json` beside the slices, which keeps what pictures cannot: axes, offset, voxel size, kind and attributes.
+block reads the slices it meets, of TIFF only the strips or tiles. Stacks in buckets and on web servers are read only. A new
+stack is a folder with a small file `ndbatch.json` beside the slices, which keeps what pictures cannot: axes, offset, voxel
+size, kind and attributes.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import numpy as np
 
 from ndbatch.errors import Conflict, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Shape
-from ndbatch.remotes.abilities import Abilities
+from ndbatch.remotes.abilities import FAR, Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
-from ndbatch.remotes.files.paths import file_error, require_local
+from ndbatch.remotes.files.paths import file_error, file_path, file_version, require_local
 from ndbatch.remotes.files.slices import (
     FORMATS,
     Head,
@@ -36,11 +37,14 @@ from ndbatch.remotes.files.slices import (
     require_like,
     write_file,
 )
+from ndbatch.remotes.places import keyvalue
+from ndbatch.remotes.places.far import FilePath
 
 OPTIONS = ("axes", "compression", "format", "gaps", "level", "quality")
 OWN = "ndbatch.json"
-CHECKED = 1000
-"""Slices whose heads are looked at when a stack is opened: all, or so many evenly among them; each is again when it is read."""
+CHECKED, CHECKED_FAR = 1000, 16
+"""Slices whose heads are looked at when a stack is opened (here, and where each is a request): all, or so many evenly among
+them; each is again when it is read."""
 GLOB = "*["
 HOLDS = {"png": ("bool", "uint8", "uint16"), "jpeg": ("uint8",)}
 """Types of voxels of the formats that do not hold all."""
@@ -53,11 +57,12 @@ class ImagesVolume(Volume):
     scheme = "images"
     abilities: ClassVar[Abilities] = Abilities(
         concurrent=False,
+        read_places=FAR,
         title="Image stack",
         examples=("images://folder", "images://folder?format=tif"),
     )
 
-    def __init__(self, address: Address, spec: ArraySpec, files: list[Path], head: Head, stack: int | None) -> None:
+    def __init__(self, address: Address, spec: ArraySpec, files: list[FilePath], head: Head, stack: int | None) -> None:
         super().__init__(address, spec)
         self._files, self._head, self._stack = files, head, stack
 
@@ -73,7 +78,8 @@ class ImagesVolume(Volume):
         if address.count("level"):
             raise NotFound(f"{address.url}: a stack of images has level 0 only", url=address.url)
         head = read_head(files[0])
-        for number in sorted({int(n) for n in np.linspace(0, len(files) - 1, CHECKED)}):
+        checked = CHECKED if address.place == "file" else CHECKED_FAR
+        for number in sorted({int(n) for n in np.linspace(0, len(files) - 1, checked)}):
             require_like(files[number], read_head(files[number]), head)
         spec, stack = _spec(address, files, head)
         return cls(address, spec, files, head, stack)
@@ -86,7 +92,7 @@ class ImagesVolume(Volume):
         address.require_options(OPTIONS)
         form = _form(address, spec)
         channels = dict(zip(spec.axes, spec.shape, strict=True)).get("c", 1)
-        if any(sign in address.path for sign in GLOB) or Path(address.path).suffix.lower() in FORMATS:
+        if _is_glob(address) or Path(address.path).suffix.lower() in FORMATS:
             raise PlanError(f"{address.url}: a new stack is a folder; write images://FOLDER?format={form}")
         if form not in FORMATS.values():
             raise PlanError(f"{address.url}: format={form} is not known; use png, tif or jpeg", option="format")
@@ -136,10 +142,11 @@ class ImagesVolume(Volume):
     @classmethod
     def exists(cls, address: Address) -> bool:
         """Return whether the folder is there and not empty, or any file that the glob names."""
-        require_local(address)
-        if any(sign in address.path for sign in GLOB):
+        path = file_path(address)
+        if not isinstance(path, Path):
+            return bool(path.beside()) if _is_glob(address) else path.exists() or path.is_dir()
+        if _is_glob(address):
             return any(glob.iglob(address.path))
-        path = Path(address.path)
         try:
             return any(path.iterdir()) if path.is_dir() else path.exists()
         except OSError as error:
@@ -148,6 +155,7 @@ class ImagesVolume(Volume):
     @classmethod
     def delete(cls, address: Address) -> None:
         """Remove a stack that ndbatch made; PlanError for pictures of others, which stay as they are."""
+        require_local(address)
         folder = Path(address.path)
         if not cls.exists(address):
             return
@@ -162,14 +170,15 @@ class ImagesVolume(Volume):
             raise file_error(error, address) from None
 
     def version(self) -> str:
-        """Return a digest of the names, sizes and times of all slices."""
+        """Return a digest of the names, sizes and times of all slices; elsewhere as far as listing the folder tells them."""
         found = hashlib.sha256()
+        if self.address.place != "file":
+            folder = str(_folder(self.address))
+            names = [file.name for file in _files(self.address)]
+            found.update(f"{names} {keyvalue.place(replace(self.address, path=folder)).digest()}".encode())
+            return found.hexdigest()[:20]
         for file in _files(self.address):
-            try:
-                facts = file.stat()
-            except OSError as error:
-                raise file_error(error, self.address) from None
-            found.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+            found.update(f"{file.name} {file_version(file, self.address)}\n".encode())
         return found.hexdigest()[:20]
 
     def _read(self, box: Box) -> Array:
@@ -183,12 +192,13 @@ class ImagesVolume(Volume):
         return result
 
     def _write(self, box: Box, data: Array) -> None:
+        require_local(self.address)
         inner, numbers = self._parts(box)
         planes = data[None] if self._stack is None else np.moveaxis(data, self._stack, 0)
         form, shape = FORMATS[self._files[0].suffix.lower()], self._head[0]
         whole = tuple(slice(0, n) for n in shape)
         for place, number in enumerate(numbers):
-            file = self._files[number]
+            file = Path(str(self._files[number]))
             new = planes[place].reshape([part.stop - part.start for part in inner])
             if inner != whole:
                 old = np.array(read_slice(file, whole, self._head))
@@ -214,23 +224,33 @@ class ImagesVolume(Volume):
 
     def set_attributes(self, values: Mapping[str, Any]) -> None:
         """Merge `values` into the document beside the slices, which a folder of others gets with it."""
-        folder = _folder(self.address)
+        require_local(self.address)
+        folder = Path(str(_folder(self.address)))
         merged = {**_own(self.address).get("attributes", {}), **values}
         write_file(folder / OWN, _document(self.spec, merged).encode(), self.address)
 
 
-def _folder(address: Address) -> Path:
-    path = Path(address.path)
-    return path if path.is_dir() else path.parent
+def _is_glob(address: Address) -> bool:
+    return any(sign in address.path for sign in GLOB)
 
 
-def _files(address: Address) -> list[Path]:
+def _is_folder(path: FilePath) -> bool:
+    """Return whether slices are in a folder of this name: elsewhere what has not the ending of a picture."""
+    return path.is_dir() if isinstance(path, Path) else path.suffix.lower() not in FORMATS
+
+
+def _folder(address: Address) -> FilePath:
+    path = file_path(address)
+    return path if _is_folder(path) else path.parent
+
+
+def _files(address: Address) -> list[FilePath]:
     """Return the slices in natural order. NotFound where there is none, RemoteError where one is missing or kinds differ."""
-    require_local(address)
-    path = Path(address.path)
-    if any(sign in address.path for sign in GLOB):
-        files = [Path(name) for name in glob.glob(address.path)]
-    elif path.is_dir():
+    path = file_path(address)
+    files: list[FilePath]
+    if _is_glob(address):
+        files = [Path(name) for name in glob.glob(address.path)] if isinstance(path, Path) else [*path.beside()]
+    elif _is_folder(path):
         files = [file for file in path.iterdir() if file.suffix.lower() in FORMATS and not file.name.startswith(".")]
     else:
         try:
@@ -261,7 +281,7 @@ def _own(address: Address) -> dict[str, Any]:
     """Return the document beside the slices; empty where there is none that can be read."""
     try:
         document = json.loads((_folder(address) / OWN).read_text())
-    except (OSError, ValueError):
+    except (OSError, RemoteError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -278,10 +298,10 @@ def _document(spec: ArraySpec, attributes: Mapping[str, Any]) -> str:
     return json.dumps(facts, indent=1, sort_keys=True) + "\n"
 
 
-def _spec(address: Address, files: list[Path], head: Head) -> tuple[ArraySpec, int | None]:
+def _spec(address: Address, files: list[FilePath], head: Head) -> tuple[ArraySpec, int | None]:
     """Return the spec, and the place of the axis along which the slices lie; None for a single one."""
     shape, dtype = head
-    single = not Path(address.path).is_dir() and not any(sign in address.path for sign in GLOB)
+    single = not _is_folder(file_path(address)) and not _is_glob(address)
     axes = "yx" if single else "zyx"
     axes = axes if len(shape) == 2 else f"c{axes}"
     own = _own(address)

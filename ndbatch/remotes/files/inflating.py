@@ -7,16 +7,18 @@ copy before it. The unpacked stream is cut into pages, and the last pages used a
 
 from __future__ import annotations
 
-import os
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ndbatch.errors import Corrupt
+
+if TYPE_CHECKING:
+    from ndbatch.remotes.places.far import FilePath
 
 PAGE = 4 * 2**20
 """Bytes of a page, unpacked."""
@@ -37,7 +39,7 @@ class Stream:
     `checksum` is the CRC-32 of what it unpacks to, where the file tells it elsewhere (a zip file's directory).
     """
 
-    path: str
+    path: FilePath
     version: str
     begin: int
     size: int
@@ -92,7 +94,7 @@ class Inflater:
         nearest = max(point for point in self._points if point <= number)
         state = self._points[nearest].copy()
         page = b""
-        with open(self._stream.path, "rb") as file:
+        with self._stream.path.open("rb") as file:
             for current in range(nearest, number + 1):
                 if current % self._stride == 0 and current not in self._points:
                     self._points[current] = state.copy()
@@ -121,13 +123,15 @@ class Inflater:
             try:
                 piece = state.unpacker.decompress(state.pending, wanted)
             except zlib.error as error:
-                raise Corrupt(f"{stream.path} is damaged: {error}; copy it again", url=stream.path) from None
+                raise Corrupt(f"{stream.path} is damaged: {error}; copy it again", url=str(stream.path)) from None
             state.pending = state.unpacker.unconsumed_tail
             state.checksum, wanted = zlib.crc32(piece, state.checksum), wanted - len(piece)
             yield piece
             if state.unpacker.eof:
                 if stream.checksum not in (None, state.checksum):
-                    raise Corrupt(f"{stream.path} is damaged: its checksum differs; copy it again", url=stream.path)
+                    raise Corrupt(
+                        f"{stream.path} is damaged: its checksum differs; copy it again", url=str(stream.path)
+                    )
                 state.pending = state.unpacker.unused_data
                 if stream.form == DEFLATE or not (state.pending.strip(b"\0") or state.consumed < stream.size):
                     return
@@ -137,5 +141,5 @@ class Inflater:
                 raise self._cut_short()
 
     def _cut_short(self) -> Corrupt:
-        size = os.path.getsize(self._stream.path)
-        return Corrupt(f"{self._stream.path} is cut short at {size} bytes; copy it again", url=self._stream.path)
+        size = self._stream.path.stat().st_size
+        return Corrupt(f"{self._stream.path} is cut short at {size} bytes; copy it again", url=str(self._stream.path))

@@ -7,14 +7,16 @@ signed, as the standard says, unless IMOD's flag says otherwise.
 
 from __future__ import annotations
 
+import gzip
+import io
 import warnings
-from pathlib import Path
-from typing import Any, ClassVar
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ndbatch.errors import Corrupt, PlanError, RemoteError, missing_extra
-from ndbatch.remotes.abilities import Abilities
+from ndbatch.remotes.abilities import FAR, Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder
 from ndbatch.remotes.base import ArraySpec, Kind
@@ -23,10 +25,15 @@ from ndbatch.remotes.files.flat_volume import FlatVolume, Header
 from ndbatch.remotes.files.inflating import Stream
 from ndbatch.remotes.files.paths import file_version
 
+if TYPE_CHECKING:
+    from ndbatch.remotes.places.far import FilePath
+
 MODES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
 """Types of voxels by the word MODE."""
 HEAD = 1024
 """Bytes of the head."""
+EXTENDED = 64 * 2**20
+"""Bytes of the longest extended head that is looked at."""
 ANGSTROM = 1e-4
 """Micrometres of one."""
 VOLUMES = range(401, 631)
@@ -43,6 +50,7 @@ class MrcVolume(FlatVolume):
     scheme = "mrc"
     abilities: ClassVar[Abilities] = Abilities(
         concurrent=False,
+        read_places=FAR,
         attributes=False,
         dtypes=tuple(MODES.values()),
         title="MRC",
@@ -62,7 +70,7 @@ class MrcVolume(FlatVolume):
             raise PlanError(f"{address.url}: times of an MRC volume begin at 0, not at {spec.offset[0]}")
 
     @classmethod
-    def _describe(cls, path: Path, address: Address) -> Header:
+    def _describe(cls, path: FilePath, address: Address) -> Header:
         head = _head(path)
         mode = int(head["mode"])
         if mode not in MODES:
@@ -76,9 +84,9 @@ class MrcVolume(FlatVolume):
             raise Corrupt(f"{path} is damaged: its head tells {nx} x {ny} x {nz} voxels", url=address.url)
         names, shape, kind = _layout(head, (nz, ny, nx))
         packed = _packed(path)
-        stream = Stream(str(path), file_version(path, address), 0, path.stat().st_size) if packed else None
+        stream = Stream(path, file_version(path, address), 0, path.stat().st_size) if packed else None
         return Header(
-            flat=Flat(str(path), HEAD + int(head["nsymbt"]), shape, voxels.newbyteorder(order), stream),
+            flat=Flat(path, HEAD + int(head["nsymbt"]), shape, voxels.newbyteorder(order), stream),
             names=names,
             sizes=_sizes(head),
             offset={axis: int(head[name]) for name, axis in START_AXES},
@@ -121,23 +129,31 @@ def _mrcfile() -> Any:
     return mrcfile
 
 
-def _packed(path: Path) -> bool:
+def _packed(path: FilePath) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _head(path: Path) -> Any:
+def _head(path: FilePath) -> Any:
     """Return the head as mrcfile reads it: a record with the file's byte order. Corrupt for what is no MRC file."""
+    _mrcfile()
+    from mrcfile.mrcinterpreter import MrcInterpreter
+
+    with path.open("rb") as raw, gzip.open(raw) if _packed(path) else nullcontext(raw) as file:
+        start = file.read(HEAD)
+        start += file.read(_extended(start))
+
+    def read(permissive: bool) -> Any:
+        with io.BytesIO(start) as copied:  # closed first, as mrcfile writes to what is open when it goes
+            return MrcInterpreter(copied, permissive, header_only=True).header.copy()
+
     with warnings.catch_warnings():  # permissive reading warns of what is refused here anyway
         warnings.simplefilter("ignore")
-        mrcfile = _mrcfile()
         try:
-            with mrcfile.open(path, permissive=False, header_only=True) as file:
-                return file.header.copy()
+            return read(permissive=False)
         except ValueError as error:
             # Files from before 2000 have no word MAP; their sizes and mode still tell what they are.
-            with mrcfile.open(path, permissive=True, header_only=True) as file:
-                head = None if file.header is None else file.header.copy()
+            head = read(permissive=True) if len(start) >= HEAD else None
             if (
                 head is None
                 or int(head["mode"]) not in MODES
@@ -145,6 +161,12 @@ def _head(path: Path) -> Any:
             ):
                 raise Corrupt(f"{path} is not an MRC file ({error})", url=str(path)) from None
             return head
+
+
+def _extended(start: bytes) -> int:
+    """Return how many bytes to read after the head: the word NSYMBT, in the byte order that makes the more of it."""
+    counts = [int.from_bytes(start[92:96], order, signed=True) for order in ("little", "big")]
+    return max((count for count in counts if 0 <= count <= EXTENDED), default=0)
 
 
 def _unsigned(head: Any) -> bool:

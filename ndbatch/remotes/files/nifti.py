@@ -10,13 +10,13 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from pathlib import Path
-from typing import Any, ClassVar
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ndbatch.errors import Corrupt, PlanError, RemoteError, missing_extra
-from ndbatch.remotes.abilities import Abilities
+from ndbatch.remotes.abilities import FAR, Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder
 from ndbatch.remotes.base import ArraySpec, Kind
@@ -25,6 +25,9 @@ from ndbatch.remotes.files.flat_volume import FlatVolume, Header
 from ndbatch.remotes.files.inflating import Stream
 from ndbatch.remotes.files.paths import file_version
 from ndbatch.units import MICROMETRES
+
+if TYPE_CHECKING:
+    from ndbatch.remotes.places.far import FilePath
 
 DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64")
 STORED = "ctzyx"
@@ -42,6 +45,7 @@ class NiftiVolume(FlatVolume):
     scheme = "nifti"
     abilities: ClassVar[Abilities] = Abilities(
         concurrent=False,
+        read_places=FAR,
         attributes=False,
         dtypes=DTYPES,
         title="NIfTI",
@@ -57,9 +61,9 @@ class NiftiVolume(FlatVolume):
             raise PlanError(f"{address.url}: a NIfTI volume needs the axes y and x, not only {', '.join(spec.axes)}")
 
     @classmethod
-    def _describe(cls, path: Path, address: Address) -> Header:
+    def _describe(cls, path: FilePath, address: Address) -> Header:
         packed = _is_gzip(path)
-        with gzip.open(path) if packed else path.open("rb") as file:
+        with path.open("rb") as raw, gzip.open(raw) if packed else nullcontext(raw) as file:
             head = _read_head(file, path)
         voxels, names = np.dtype(head.get_data_dtype()), STORED
         shape = tuple(int(n) for n in reversed(head.get_data_shape()))
@@ -72,9 +76,9 @@ class NiftiVolume(FlatVolume):
         if own.get("axes") and not voxels.names and len(own["axes"]) <= len(STORED):
             names = "".join(axis for axis in STORED if axis in own["axes"])
             shape = tuple(n for axis, n in zip(STORED[-len(shape) :], shape, strict=True) if axis in own["axes"])
-        stream = Stream(str(path), file_version(path, address), 0, path.stat().st_size) if packed else None
+        stream = Stream(path, file_version(path, address), 0, path.stat().st_size) if packed else None
         return Header(
-            flat=Flat(str(path), int(head.get_data_offset()), shape, voxels, stream),
+            flat=Flat(path, int(head.get_data_offset()), shape, voxels, stream),
             names=names[-len(shape) :],
             sizes=_sizes(head),
             offset=dict(zip(own.get("axes", ""), own.get("offset", ()), strict=False)),
@@ -122,12 +126,12 @@ def _nibabel() -> Any:
     return nibabel
 
 
-def _is_gzip(path: Path) -> bool:
+def _is_gzip(path: FilePath) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
-def _read_head(file: Any, path: Path) -> Any:
+def _read_head(file: Any, path: FilePath) -> Any:
     """Return nibabel's header with its extensions. Corrupt for what is no NIfTI, RemoteError for a pair of files."""
     nibabel = _nibabel()
     start = file.read(348)

@@ -13,12 +13,12 @@ import struct
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from ndbatch.errors import Corrupt, NotFound, RemoteError
-from ndbatch.remotes.abilities import Abilities
+from ndbatch.remotes.abilities import FAR, Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder
 from ndbatch.remotes.base import ArraySpec
@@ -27,7 +27,10 @@ from ndbatch.remotes.files.flat import Flat
 from ndbatch.remotes.files.flat_volume import FlatVolume, Header
 from ndbatch.remotes.files.inflating import DEFLATE, Stream, inflater
 from ndbatch.remotes.files.packing import working_path
-from ndbatch.remotes.files.paths import file_error, file_version, is_there, require_file
+from ndbatch.remotes.files.paths import file_error, file_path, file_version, is_there, require_file, require_local
+
+if TYPE_CHECKING:
+    from ndbatch.remotes.places.far import FilePath
 
 LONGEST = 65536
 """Bytes of a head; a volume's is about 128."""
@@ -40,11 +43,17 @@ class NpyVolume(FlatVolume):
     scheme = "npy"
     packed_endings: ClassVar[tuple[str, ...]] = ()
     abilities: ClassVar[Abilities] = Abilities(
-        concurrent=False, attributes=False, offset=False, facts=False, title="npy", examples=("image.npy",)
+        concurrent=False,
+        read_places=FAR,
+        attributes=False,
+        offset=False,
+        facts=False,
+        title="npy",
+        examples=("image.npy",),
     )
 
     @classmethod
-    def _describe(cls, path: Path, address: Address) -> Header:
+    def _describe(cls, path: FilePath, address: Address) -> Header:
         with path.open("rb") as file:
             return _header(file.read(LONGEST), path)
 
@@ -85,6 +94,7 @@ class NpzVolume(NpyVolume):
     @classmethod
     def delete(cls, address: Address) -> None:
         """Remove the array, or the file where the address names none or nothing else is in it."""
+        require_local(address)
         try:
             cls._working(address).unlink(missing_ok=True)
             if not is_there(address):
@@ -98,7 +108,7 @@ class NpzVolume(NpyVolume):
             raise file_error(error, address) from None
 
     @classmethod
-    def _describe(cls, path: Path, address: Address) -> Header:
+    def _describe(cls, path: FilePath, address: Address) -> Header:
         if path == cls._working(address):
             return super()._describe(path, address)
         info = _members(address).get(_name(address))
@@ -120,7 +130,7 @@ class NpzVolume(NpyVolume):
             raise RemoteError(
                 f"{address.url}: packed in a way that is not read; save it with numpy.savez", url=address.url
             )
-        stream = Stream(str(path), file_version(path, address), begin, info.compress_size, DEFLATE, info.CRC)
+        stream = Stream(path, file_version(path, address), begin, info.compress_size, DEFLATE, info.CRC)
         head = inflater(stream, info.file_size).read(0, min(LONGEST, info.file_size))
         return _header(head, path, 0, stream)
 
@@ -151,7 +161,7 @@ def _name(address: Address) -> str:
 def _members(address: Address) -> dict[str, zipfile.ZipInfo]:
     """Return the arrays of the file by the names of their members. Corrupt where it is no whole zip file."""
     try:
-        with zipfile.ZipFile(address.path) as file:
+        with file_path(address).open("rb") as raw, zipfile.ZipFile(raw) as file:
             return {info.filename: info for info in file.infolist() if info.filename.endswith(SUFFIX)}
     except (zipfile.BadZipFile, struct.error) as error:
         raise Corrupt(
@@ -176,7 +186,7 @@ def _not_found(address: Address, names: list[str]) -> NotFound:
     return NotFound(f"{address.path} {what}{hint}", url=address.url, datasets=shown)
 
 
-def _header(data: bytes, path: Path, begin: int = 0, stream: Stream | None = None) -> Header:
+def _header(data: bytes, path: FilePath, begin: int = 0, stream: Stream | None = None) -> Header:
     """Return the header of the array whose bytes, the first of which are `data`, begin at `begin`.
 
     Raises Corrupt for what is no npy (by the caller), RemoteError for arrays of objects and records.
@@ -188,4 +198,4 @@ def _header(data: bytes, path: Path, begin: int = 0, stream: Stream | None = Non
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise RemoteError(f"{path} holds {dtype}, which is no type of voxel that ndbatch reads", url=str(path))
     stored = shape[::-1] if fortran else shape
-    return Header(Flat(str(path), begin + file.tell(), stored, dtype, stream), fortran=fortran)
+    return Header(Flat(path, begin + file.tell(), stored, dtype, stream), fortran=fortran)

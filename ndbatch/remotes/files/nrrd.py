@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ndbatch.errors import NotFound, PlanError, RemoteError, missing_extra
-from ndbatch.remotes.abilities import Abilities
+from ndbatch.remotes.abilities import FAR, Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder
 from ndbatch.remotes.base import ArraySpec, Kind
@@ -24,6 +23,9 @@ from ndbatch.remotes.files.flat_volume import FlatVolume, Header
 from ndbatch.remotes.files.inflating import Stream
 from ndbatch.remotes.files.paths import file_version
 from ndbatch.units import MICROMETRES
+
+if TYPE_CHECKING:
+    from ndbatch.remotes.places.far import FilePath
 
 WORDS = {
     "int8": "int8", "signed char": "int8", "int8_t": "int8",
@@ -52,6 +54,7 @@ class NrrdVolume(FlatVolume):
     packed_endings: ClassVar[tuple[str, ...]] = ()
     abilities: ClassVar[Abilities] = Abilities(
         concurrent=False,
+        read_places=FAR,
         attributes=False,
         dtypes=DTYPES,
         title="NRRD",
@@ -67,7 +70,7 @@ class NrrdVolume(FlatVolume):
             raise PlanError(f"{address.url}: a new NRRD volume is one file; give it the ending .nrrd")
 
     @classmethod
-    def _describe(cls, path: Path, address: Address) -> Header:
+    def _describe(cls, path: FilePath, address: Address) -> Header:
         nrrd = _nrrd()
         with path.open("rb") as file:
             told = nrrd.read_header(file)
@@ -78,7 +81,7 @@ class NrrdVolume(FlatVolume):
         own = json.loads(told.get(OWN, "{}"))
         directions = _directions(told, len(shape))
         return Header(
-            flat=Flat(str(data), start, shape, voxels, stream),
+            flat=Flat(data, start, shape, voxels, stream),
             names=own.get("stored") or _names(told, directions),
             sizes=_sizes(told, own.get("stored") or _names(told, directions), directions),
             offset=dict(zip(own.get("axes", ""), own.get("offset", ()), strict=False)),
@@ -131,14 +134,14 @@ def _vector(numbers: list[float] | None) -> str:
     return "none" if numbers is None else f"({','.join(repr(float(n)) for n in numbers)})"
 
 
-def _dtype(told: dict[str, Any], path: Path) -> np.dtype[Any]:
+def _dtype(told: dict[str, Any], path: FilePath) -> np.dtype[Any]:
     word = str(told["type"]).lower()
     if word not in WORDS:
         raise RemoteError(f"{path} holds {word}, which is no type of voxel that ndbatch reads", url=str(path))
     return np.dtype(WORDS[word]).newbyteorder(">" if told.get("endian") == "big" else "<")
 
 
-def _data_file(told: dict[str, Any], path: Path) -> tuple[Path, bool]:
+def _data_file(told: dict[str, Any], path: FilePath) -> tuple[FilePath, bool]:
     """Return the file that holds the voxels, and whether it is another one. NotFound where it is missing."""
     named = told.get("data file", told.get("datafile"))
     if named is None:
@@ -151,7 +154,9 @@ def _data_file(told: dict[str, Any], path: Path) -> tuple[Path, bool]:
     return data, True
 
 
-def _place(told: dict[str, Any], data: Path, start: int, nbytes: int, address: Address) -> tuple[Stream | None, int]:
+def _place(
+    told: dict[str, Any], data: FilePath, start: int, nbytes: int, address: Address
+) -> tuple[Stream | None, int]:
     """Return the compressed stream, or None, and the byte of the first voxel in it or in the file."""
     encoding, size = str(told["encoding"]).lower(), data.stat().st_size
     lines = int(told.get("line skip", told.get("lineskip", 0)))
@@ -164,7 +169,7 @@ def _place(told: dict[str, Any], data: Path, start: int, nbytes: int, address: A
             file.readline()
         start = file.tell()
     if encoding != "raw":
-        return Stream(str(data), file_version(data, address), start, size - start), max(0, skipped)
+        return Stream(data, file_version(data, address), start, size - start), max(0, skipped)
     return None, size - nbytes if skipped == -1 else start + skipped
 
 

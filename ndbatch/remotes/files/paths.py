@@ -1,4 +1,5 @@
-"""Volumes that are one file: what is wrong with a path, in a sentence, and when the file last changed."""
+"""Volumes that are one file, here or at another place: what is wrong with a path, in a sentence, and when the file last
+changed."""
 
 from __future__ import annotations
 
@@ -6,24 +7,36 @@ import difflib
 import errno
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ndbatch.errors import Corrupt, Denied, NotFound, PlanError, RemoteError, Transient
+from ndbatch.errors import Corrupt, Denied, NoRoom, NotFound, PlanError, RemoteError, Transient
 from ndbatch.remotes.address import Address
+
+if TYPE_CHECKING:
+    from ndbatch.remotes.places.far import FilePath
 
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EINTR)
 
 
-def require_file(address: Address, format_name: str) -> Path:
+def file_path(address: Address) -> FilePath:
+    """Return the path of a file of this machine, or of one in a bucket or on a web server, whether it is there or not."""
+    if address.place == "file":
+        return Path(address.path)
+    from ndbatch.remotes.places.far import FarPath
+
+    return FarPath(address)
+
+
+def require_file(address: Address, format_name: str) -> FilePath:
     """Return the path of an existing file that is not empty.
 
-    Raises NotFound (with the nearest name in its folder), Denied, or Corrupt for an empty one.
+    Raises NotFound (with the nearest name in its folder), Denied, Transient, or Corrupt for an empty one.
     """
-    require_local(address)
-    path = Path(address.path)
+    path = file_path(address)
     try:
-        if path.is_dir():
+        if isinstance(path, Path) and path.is_dir():
             raise NotFound(f"{path} is a folder, not a {format_name} file; name the file", url=address.url)
         if path.stat().st_size == 0:
             raise Corrupt(f"{path} is empty (0 bytes); it is not a {format_name} file", url=address.url)
@@ -34,9 +47,11 @@ def require_file(address: Address, format_name: str) -> Path:
 
 def is_there(address: Address) -> bool:
     """Return whether anything is at the path; Denied where that cannot be seen."""
-    require_local(address)
+    path = file_path(address)
+    if not isinstance(path, Path):
+        return path.exists()
     try:
-        os.stat(address.path)
+        path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -44,8 +59,10 @@ def is_there(address: Address) -> bool:
     return True
 
 
-def file_version(path: Path, address: Address) -> str:
-    """Return the size and the modification time of a file, in nanoseconds."""
+def file_version(path: FilePath, address: Address) -> str:
+    """Return the size and the modification time of a file, in nanoseconds; its tag at another place."""
+    if not isinstance(path, Path):
+        return path.version
     try:
         facts = path.stat()
     except OSError as error:
@@ -61,7 +78,7 @@ def require_room(path: Path, nbytes: int, address: Address) -> None:
         raise file_error(error, address) from None
     free = facts.f_bavail * facts.f_frsize
     if free < nbytes:
-        raise RemoteError(
+        raise NoRoom(
             f"{path}: no room to write: {nbytes / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free; free some space, then "
             "run again",
             url=address.url,
@@ -77,18 +94,18 @@ def file_error(error: OSError, address: Address) -> RemoteError:
     if number in _DENIED:
         return Denied(f"{path}: {reason}; change the permissions or choose another path", url=address.url)
     if number in _FULL:
-        return RemoteError(f"{path}: no room to write ({reason}); free some space, then run again", url=address.url)
+        return NoRoom(f"{path}: no room to write ({reason}); free some space, then run again", url=address.url)
     if number in _PASSING:
         return Transient(f"{path}: {reason}", url=address.url)
     return RemoteError(f"{path}: {reason}", url=address.url)
 
 
 def require_local(address: Address) -> None:
-    """Raise PlanError for a file elsewhere: formats of one file need a disk to seek in."""
+    """Raise PlanError for a file elsewhere that is to be written or removed: what is there is replaced as a whole only."""
     if address.place != "file":
         raise PlanError(
-            f"{address.url}: a file of the format {address.scheme} is read and written on this machine only; copy the file "
-            "here first, or keep the volume as zarr, n5 or precomputed there"
+            f"{address.url}: a file of the format {address.scheme} is written on this machine only; write it here and copy it "
+            "there, or keep the volume as zarr, n5 or precomputed there"
         )
 
 

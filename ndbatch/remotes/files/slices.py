@@ -23,7 +23,8 @@ from ndbatch.errors import Corrupt, NdbatchError, RemoteError, missing_extra
 from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Array
-from ndbatch.remotes.files.paths import file_error
+from ndbatch.remotes.files.paths import file_error, file_version
+from ndbatch.remotes.places.far import FilePath
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tif", ".tiff": "tif"}
 """Endings of slices, and what they are."""
@@ -68,7 +69,7 @@ def missing_number(names: Sequence[str]) -> str:
     return "".join([*parts[at][: varying[0]], f"{numbers[at] + step:0{len(text)}d}", *parts[at][varying[0] + 1 :]])
 
 
-def read_head(path: Path) -> Head:
+def read_head(path: FilePath) -> Head:
     """Return shape (c?, y, x) and type of a slice without decoding it.
 
     Raises Corrupt for what is damaged, RemoteError for what would be changed by reading, naming the file.
@@ -82,7 +83,7 @@ def read_head(path: Path) -> Head:
         return _shape_of(image.size, image.mode, path)
 
 
-def read_slice(path: Path, region: tuple[slice, ...], head: Head) -> Array:
+def read_slice(path: FilePath, region: tuple[slice, ...], head: Head) -> Array:
     """Return the voxels of `region` (c?, y, x) of a slice, which must be as `head` says; of TIFF only the segments they are in.
 
     Raises Corrupt, NotFound, Denied, and RemoteError where the slice has another shape or type than the first.
@@ -98,7 +99,7 @@ def read_slice(path: Path, region: tuple[slice, ...], head: Head) -> Array:
     return data[region]
 
 
-def require_like(path: Path, found: Head, head: Head) -> None:
+def require_like(path: FilePath, found: Head, head: Head) -> None:
     """Raise RemoteError where a slice differs from the first of its stack."""
     if found != head:
         raise RemoteError(
@@ -147,16 +148,12 @@ class _Decoded:
     """The slices that were decoded last, up to a number of bytes; a replaced file is decoded again."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int, int], Array] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], Array] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, path: Path) -> Array:
+    def get(self, path: FilePath) -> Array:
         """Return a slice (c?, y, x), not to be written into."""
-        try:
-            facts = path.stat()
-        except OSError as error:
-            raise file_error(error, Address("images", str(path))) from None
-        key = (str(path), facts.st_size, facts.st_mtime_ns)
+        key = (str(path), file_version(path, Address("images", str(path))))
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -172,7 +169,7 @@ class _Decoded:
 _decoded = _Decoded()
 
 
-def _decode(path: Path) -> Array:
+def _decode(path: FilePath) -> Array:
     shape, dtype = read_head(path)
     if dtype == np.uint16 and len(shape) == 3:
         data = _colours_of_16_bits(path)
@@ -187,7 +184,7 @@ def _decode(path: Path) -> Array:
     return np.ascontiguousarray(data, dtype=dtype)
 
 
-def _colours_of_16_bits(path: Path) -> Array:
+def _colours_of_16_bits(path: FilePath) -> Array:
     try:
         import imagecodecs
     except ImportError:
@@ -203,15 +200,19 @@ def _colours_of_16_bits(path: Path) -> Array:
 class _Pillow:
     """Open a file by Pillow; what Pillow trips over while it is open is Corrupt."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: FilePath) -> None:
         self._path = path
 
     def __enter__(self) -> Any:
         from PIL import Image
 
         try:
-            self._image = Image.open(self._path)
+            self._image = Image.open(
+                self._path if isinstance(self._path, Path) else io.BufferedReader(self._path.open())
+            )
             return self._image
+        except NdbatchError:
+            raise
         except Exception as error:
             raise self._told(error) from None
 
@@ -226,7 +227,7 @@ class _Pillow:
         return Corrupt(f"{self._path} is damaged or not an image ({error}); copy it again", url=str(self._path))
 
 
-def _png_head(path: Path) -> Head:
+def _png_head(path: FilePath) -> Head:
     """Return shape and type of a PNG from its first chunk."""
     try:
         with path.open("rb") as file:
@@ -245,7 +246,7 @@ def _png_head(path: Path) -> Head:
     return shape, np.dtype({1: "bool", 8: "uint8", 16: "uint16"}[depth])
 
 
-def _shape_of(size: tuple[int, int], mode: str, path: Path) -> Head:
+def _shape_of(size: tuple[int, int], mode: str, path: FilePath) -> Head:
     if mode not in MODES:
         raise RemoteError(f"{path} has colours of the kind {mode}; save it as grey or as RGB", url=str(path))
     dtype, channels = MODES[mode]
@@ -253,11 +254,12 @@ def _shape_of(size: tuple[int, int], mode: str, path: Path) -> Head:
     return ((height, width) if channels == 1 else (channels, height, width)), np.dtype(dtype)
 
 
-def _tiff(path: Path) -> tuple[Any, Head]:
+def _tiff(path: FilePath) -> tuple[Any, Head]:
     """Open a TIFF slice by the TIFF store; its shape and type. RemoteError for a file of several pages."""
     from ndbatch.remotes.tiff.volume import TiffVolume
 
-    volume = TiffVolume.open(Address("tiff", str(path)))
+    found = Address("tiff", str(path)) if isinstance(path, Path) else path.address_as("tiff")
+    volume = TiffVolume.open(found)
     if volume.axes not in ("yx", "cyx"):
         volume.close()
         raise RemoteError(

@@ -7,13 +7,16 @@ voxels of level 0 a voxel of each level is, as x, y, z. Voxels are unsigned, tho
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
 
+from ndbatch.errors import RemoteError
 from ndbatch.units import MICROMETRES
+
+if TYPE_CHECKING:
+    from ndbatch.remotes.places.far import FilePath
 
 CELLS = re.compile(r"/?(?P<time>t\d{5})/s(?P<setup>\d{2,})/(?P<level>\d+)/cells")
 XML_BYTES = 64 * 2**20
@@ -35,7 +38,7 @@ def voxel_type(name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype("uint16") if CELLS.fullmatch(name) and dtype == np.int16 else dtype
 
 
-def voxel_size(file: Any, name: str, path: Path) -> dict[str, float] | None:
+def voxel_size(file: Any, name: str, path: FilePath) -> dict[str, float] | None:
     """Return micrometres by axis name of the dataset `name`, from the XML file beside it; None where nothing tells them."""
     match = CELLS.fullmatch(name)
     if match is None:
@@ -48,7 +51,7 @@ def voxel_size(file: Any, name: str, path: Path) -> dict[str, float] | None:
     return None if finest is None else {axis: finest[axis] * float(f) for axis, f in zip("xyz", factors, strict=True)}
 
 
-def _xml_size(path: Path, setup: int) -> dict[str, float] | None:
+def _xml_size(path: FilePath, setup: int) -> dict[str, float] | None:
     """Return micrometres by axis name of a setup; None where the XML file is missing or tells no known unit."""
     try:
         text = path.read_text(encoding="utf-8") if path.stat().st_size < XML_BYTES else ""
@@ -58,5 +61,5 @@ def _xml_size(path: Path, setup: int) -> dict[str, float] | None:
         unit = MICROMETRES[found[0].findtext("voxelSize/unit", "").strip().lower()]
         sizes = [float(n) * unit for n in found[0].findtext("voxelSize/size", "").split()]
         return dict(zip("xyz", sizes, strict=True)) if min(sizes) > 0 else None
-    except (OSError, ElementTree.ParseError, IndexError, KeyError, ValueError):
+    except (OSError, RemoteError, ElementTree.ParseError, IndexError, KeyError, ValueError):
         return None

@@ -2,7 +2,8 @@
 
 HDF5 serialises its calls within a process, so the file is opened for each read and write and closed after it: no handle
 goes stale when the file is replaced, none is held while another program wants to write, and none travels. Opening
-takes well under a millisecond. One process writes at a time; the engine stages blocks elsewhere.
+takes well under a millisecond. One process writes at a time; the engine stages blocks elsewhere. A file in a bucket or
+on a web server is read by its parts (`remotes/places/far`), the chunks of a box at the same time.
 """
 
 from __future__ import annotations
@@ -21,14 +22,24 @@ import numpy as np
 
 from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError, Transient, missing_extra
 from ndbatch.geometry import Box
-from ndbatch.remotes.abilities import Abilities
+from ndbatch.remotes.abilities import FAR, Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.chunking import default_chunks
-from ndbatch.remotes.files.paths import file_error, file_version, is_there, require_file, require_room
+from ndbatch.remotes.files.paths import (
+    file_error,
+    file_path,
+    file_version,
+    is_there,
+    require_file,
+    require_local,
+    require_room,
+)
 from ndbatch.remotes.hdf5 import bdv
+from ndbatch.remotes.hdf5.chunks import read_far
 from ndbatch.remotes.hdf5.metadata import OWN, attributes_of, axis_names, own_document, voxel_size
+from ndbatch.remotes.places.far import FarPath, FilePath
 
 OPTIONS = ("axes", "level")
 NUMBERS = "biuf"
@@ -43,12 +54,12 @@ class Hdf5Volume(Volume):
 
     scheme = "hdf5"
     abilities: ClassVar[Abilities] = Abilities(
-        concurrent=False, coarser=True, title="HDF5", examples=("file.h5::/dataset",), extra="hdf5"
+        concurrent=False, read_places=FAR, coarser=True, title="HDF5", examples=("file.h5::/dataset",), extra="hdf5"
     )
 
-    def __init__(self, address: Address, spec: ArraySpec, order: AxisOrder) -> None:
+    def __init__(self, address: Address, spec: ArraySpec, order: AxisOrder, path: FilePath) -> None:
         super().__init__(address, spec)
-        self._order = order
+        self._order, self._path = order, path
 
     @classmethod
     def open(cls, address: Address) -> Self:
@@ -58,8 +69,8 @@ class Hdf5Volume(Volume):
         MissingExtra without h5py.
         """
         address.require_options(OPTIONS)
-        require_file(address, "HDF5")
-        with _file(address) as file:
+        path = require_file(address, "HDF5")
+        with _file(address, path=path) as file:
             dataset = _dataset(file, address)
             levels = bdv.level_names(file, str(dataset.name))
             level = address.count("level")
@@ -75,14 +86,15 @@ class Hdf5Volume(Volume):
             attributes = dict(dataset.attrs)
             order = axis_order(address, dataset.shape, axis_names(attributes))
             spec = replace(_spec(dataset, order, attributes), level=level, levels=len(levels))
-            size = bdv.voxel_size(file, str(dataset.name), Path(address.path))
+            size = bdv.voxel_size(file, str(dataset.name), path)
             if spec.voxel_size is None and size is not None:
                 spec = replace(spec, voxel_size=tuple(size.get(axis, 1.0) for axis in spec.axes))
-        return cls(address, spec, order)
+        return cls(address, spec, order, path)
 
     @classmethod
     def check_spec(cls, address: Address, spec: ArraySpec) -> None:
         """Refuse what a dataset cannot hold: shards, and voxels that are no numbers."""
+        require_local(address)
         address.require_options(OPTIONS)
         if spec.shards is not None:
             raise PlanError(f"{address.url}: HDF5 has no shards; leave shards out")
@@ -120,8 +132,7 @@ class Hdf5Volume(Volume):
         """Return whether the dataset is there, or the file where the address names no dataset."""
         if not is_there(address) or not address.inside:
             return is_there(address)
-        require_file(address, "HDF5")
-        with _file(address) as file:
+        with _file(address, path=require_file(address, "HDF5")) as file:
             return address.inside in file
 
     @classmethod
@@ -130,6 +141,7 @@ class Hdf5Volume(Volume):
 
         A file with a hidden name (`.partial-a.h5`) is one that was never finished: it is removed whole, readable or not.
         """
+        require_local(address)
         if address.count("level"):
             raise PlanError(f"{address.url}: a single level cannot be removed; leave level out to remove the dataset")
         hidden = Path(address.path).name.startswith(".")
@@ -147,14 +159,17 @@ class Hdf5Volume(Volume):
 
     def version(self) -> str:
         """Return size and modification time of the file."""
-        return file_version(Path(self.address.path), self.address)
+        return file_version(file_path(self.address), self.address)
 
     def _read(self, box: Box) -> Array:
-        with _file(self.address) as file, _decoding(self.address, box, self.axes):
-            data = self._stored(file)[self._order.slices(box, self.offset)]
+        region = self._order.slices(box, self.offset)
+        with _file(self.address, path=self._path) as file, _decoding(self.address, box, self.axes):
+            stored = self._stored(file)
+            data = stored[region] if isinstance(self._path, Path) else read_far(stored, region, self._path)
         return np.ascontiguousarray(self._order.array_from_stored(data), dtype=self.dtype)
 
     def _write(self, box: Box, data: Array) -> None:
+        require_local(self.address)
         # HDF5 does not survive a full disk: it fails again, and may crash, when the process ends.
         require_room(Path(self.address.path), data.nbytes, self.address)
         with _file(self.address, "r+") as file:
@@ -172,11 +187,12 @@ class Hdf5Volume(Volume):
     @property
     def attributes(self) -> dict[str, Any]:
         """The user's part of ndbatch's own document."""
-        with _file(self.address) as file:
+        with _file(self.address, path=self._path) as file:
             return dict(own_document(dict(_dataset(file, self.address).attrs)).get("attributes", {}))
 
     def set_attributes(self, values: Mapping[str, Any]) -> None:
         """Merge `values` into the document kept with the dataset."""
+        require_local(self.address)
         with _file(self.address, "r+") as file:
             dataset = _dataset(file, self.address)
             document = own_document(dict(dataset.attrs))
@@ -193,13 +209,15 @@ def _h5py() -> Any:
 
 
 @contextmanager
-def _file(address: Address, mode: str = "r") -> Iterator[Any]:
-    """Open the file for one operation; HDF5's errors come out as ndbatch's."""
+def _file(address: Address, mode: str = "r", path: FilePath | None = None) -> Iterator[Any]:
+    """Open the file (that of the address, unless `path` is at another place) for one operation; HDF5's errors come out as
+    ndbatch's."""
     h5py = _h5py()
-    with _locks[str(Path(address.path).absolute())]:
+    source = path.open() if isinstance(path, FarPath) else address.path
+    with _locks[str(path) if isinstance(path, FarPath) else str(Path(address.path).absolute())]:
         try:
             # locking="best-effort": file systems without locks (some NFS, Lustre) are used without them.
-            file = h5py.File(address.path, mode, libver=("earliest", "v110"), locking="best-effort")
+            file = h5py.File(source, mode, libver=("earliest", "v110"), locking="best-effort")
         except OSError as error:
             raise _open_error(error, address, mode) from None
         try:
@@ -213,7 +231,7 @@ def _open_error(error: OSError, address: Address, mode: str) -> RemoteError:
     text = str(error)
     path = address.path
     if "truncated file" in text:
-        size = os.path.getsize(path)
+        size = file_path(address).stat().st_size
         return Corrupt(
             f"{path} is cut short at {size} bytes: the HDF5 file is not whole; copy it again", url=address.url
         )

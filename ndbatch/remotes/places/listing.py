@@ -126,7 +126,7 @@ def _google(bucket: str, prefix: str, address: Address) -> list[Entry]:
     found: list[Entry] = []
     query = {"prefix": prefix, "delimiter": "/", "fields": "nextPageToken,prefixes,items(name,size,updated)"}
     while True:
-        page = _google_page(bucket, query, address)
+        page = google_page(bucket, query, address)
         found += [Entry(name[len(prefix) :].rstrip("/"), True) for name in page.get("prefixes", ())]
         for item in page.get("items", ()):
             time = datetime.fromisoformat(item["updated"]).timestamp()
@@ -136,7 +136,8 @@ def _google(bucket: str, prefix: str, address: Address) -> list[Entry]:
         query["pageToken"] = page["nextPageToken"]
 
 
-def _google_page(bucket: str, query: dict[str, str], address: Address) -> dict[str, Any]:
+def google_page(bucket: str, query: dict[str, str], address: Address) -> dict[str, Any]:
+    """Return one answer of Google's JSON API to a listing of a bucket. Raises Denied, Transient, NotFound for the bucket."""
     server = os.environ.get("TENSORSTORE_GCS_HTTP_URL", "https://storage.googleapis.com").rstrip("/")
     asked = Request(f"{server}/storage/v1/b/{bucket}/o?{urlencode(query)}")
     token = _google_token(address)

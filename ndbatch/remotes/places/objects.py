@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,24 @@ class Objects(KeyValue):
                 return None
             raise translated(error, self.address, key) from None
         return found if found.state == "value" else None
+
+    def parts(self, key: str, spans: Sequence[tuple[int, int]]) -> list[tuple[bytes, bytes]]:
+        """Return the bytes from the first to before the second number of each span, asked for at the same time, with the
+        object's tag.
+
+        Raises NotFound where there is no such object, Denied, Transient, Corrupt where it ends before.
+        """
+
+        def wanted() -> list[Any]:
+            return [self._store.read(key, byte_range=slice(*span)) for span in spans]
+
+        try:
+            found = attempted(lambda: [one.result() for one in wanted()], self.base["driver"] == "http")
+        except FAILURES as error:
+            raise translated(error, self.address, key) from None
+        if any(one.state != "value" for one in found):
+            raise NotFound(f"{self.where}/{key} is not there any more", url=self.address.url)
+        return [(bytes(one.value), bytes(one.stamp.generation)) for one in found]
 
     def write(self, key: str, data: bytes) -> None:
         """Store an object in one request; Denied for places that are read only."""

@@ -1,7 +1,8 @@
 """Voxels of a TIFF series by region: only the pages, and of those only the strips or tiles, that hold it.
 
 Two ways: a series stored raw in one piece is mapped into memory; anything else is decoded segment by segment by
-tifffile's decoders. Files are read with positioned reads, so threads do not disturb each other.
+tifffile's decoders. Files are read with positioned reads, so threads do not disturb each other. Of a file in a bucket or on a
+web server the segments of a region are fetched at the same time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from ndbatch.errors import Corrupt, missing_extra
 from ndbatch.geometry import Shape
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.chunking import MINIMUM_BYTES
+from ndbatch.remotes.files.flat import Flat
+from ndbatch.remotes.places.far import FilePath
 
 LARGEST_PAGE = 4 * 2**20
 """Pages larger than this are read in parts where they are stored in strips."""
@@ -28,8 +32,9 @@ LARGEST_PAGE = 4 * 2**20
 Slices = tuple[slice, ...]
 
 
-def _close(file: Any, descriptor: int) -> None:
-    os.close(descriptor)
+def _close(file: Any, descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
     file.close()
 
 
@@ -64,13 +69,30 @@ class PageLayout:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A strip or tile, `number` of the page `index`, and where it belongs: `target` is the array of `box`, both as (planes,
+    rows, columns, side-by-side samples)."""
+
+    index: int
+    page: Any
+    number: int
+    box: Slices
+    target: Array
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The byte where it is stored, and how many."""
+        return self.page.dataoffsets[self.number], self.page.databytecounts[self.number]
+
+
 class PageReader:
     """Reads regions of one series of an open TiffFile, from any thread."""
 
-    def __init__(self, file: Any, series: Any, layout: PageLayout, path: str) -> None:
+    def __init__(self, file: Any, series: Any, layout: PageLayout, path: FilePath) -> None:
         self._file, self._series, self.layout, self.path = file, series, layout, path
         self._lock = threading.Lock()
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = os.open(path, os.O_RDONLY) if isinstance(path, Path) else None
         self.close = weakref.finalize(self, _close, file, self._descriptor)
         """Close the file; what nobody uses any more is closed by itself."""
 
@@ -78,65 +100,80 @@ class PageReader:
         """Return the voxels of `region` (slices in stored order), native byte order. Corrupt where they cannot be decoded."""
         layout = self.layout
         if layout.raw_offset is not None:
-            return self._mapped(region)
-        count = len(layout.leading)
+            return self._mapped(region, layout.raw_offset)
         extents = [part.stop - part.start for part in region]
         result = np.zeros(extents, layout.dtype.newbyteorder("="))
-        ranges = [range(part.start, part.stop) for part in region[:count]]
-        for place in itertools.product(*ranges):
-            index = int(np.ravel_multi_index(place, layout.leading)) if count else 0
-            target = result[tuple(p - part.start for p, part in zip(place, region, strict=False))]
-            self._read_page(index, region[count:], target)
+        segments = list(self._segments(region, result))
+        for segment, data in zip(segments, self._pieces([one.place for one in segments]), strict=True):
+            self._decode(segment, data)
         return result
 
-    def _mapped(self, region: Slices) -> Array:
+    def _mapped(self, region: Slices, start: int) -> Array:
         layout = self.layout
+        if self._descriptor is None:
+            return Flat(self.path, start, layout.shape, layout.dtype).read(region)
         size = os.fstat(self._descriptor).st_size
-        if size < (layout.raw_offset or 0) + layout.nbytes:
-            raise Corrupt(f"{self.path} is cut short at {size} bytes; copy it again", url=self.path)
+        if size < start + layout.nbytes:
+            raise Corrupt(f"{self.path} is cut short at {size} bytes; copy it again", url=str(self.path))
         # The file that was opened is mapped, whatever has its name by now.
         with os.fdopen(os.dup(self._descriptor), "rb") as file:
-            voxels = np.memmap(file, layout.dtype, "r", layout.raw_offset or 0, layout.shape)
+            voxels = np.memmap(file, layout.dtype, "r", start, layout.shape)
         return np.array(voxels[region], layout.dtype.newbyteorder("="))
 
-    def _read_page(self, index: int, region: Slices, target: Array) -> None:
-        """Decode the segments of page `index` that hold `region` into `target`, both in the stored order of a page."""
-        with self._lock:
-            page = self._series.pages[index]
-        keyframe = page.keyframe
+    def _segments(self, region: Slices, result: Array) -> Iterator[Segment]:
+        """Yield the segments that hold `region`, which is to be filled into `result`, both in stored order."""
+        leading = self.layout.leading
+        count = len(leading)
+        ranges = [range(part.start, part.stop) for part in region[:count]]
         # A page as (planes, rows, columns, side-by-side samples), whatever of it is stored.
-        samples, rows, columns = self._normalized(region)
+        samples, rows, columns = self._normalized(region[count:])
         first = self.layout.samples > 1 and self.layout.samples_first
         planes, inner = (samples, slice(0, 1)) if first else (slice(0, 1), samples)
         box = (planes, rows, columns, inner)
-        view = target.reshape([part.stop - part.start for part in box])
-        for number in _segments(keyframe, planes, rows, columns):
-            data, start, _ = self._decode(page, keyframe, number, index)
-            if data is not None:
-                place = (start[0], start[2], start[3], 0)
-                _paste(view, box, data.reshape((1, *data.shape[-3:])), place)
+        for place in itertools.product(*ranges):
+            index = int(np.ravel_multi_index(place, leading)) if count else 0
+            with self._lock:
+                page = self._series.pages[index]
+            target = result[tuple(p - part.start for p, part in zip(place, region, strict=False))]
+            view = target.reshape([part.stop - part.start for part in box])
+            for number in _segments(page.keyframe, planes, rows, columns):
+                yield Segment(index, page, number, box, view)
 
     def _normalized(self, region: Slices) -> tuple[slice, slice, slice]:
         if self.layout.samples == 1:
             return slice(0, 1), region[0], region[1]
         return region if self.layout.samples_first else (region[2], region[0], region[1])  # type: ignore[return-value]
 
-    def _decode(self, page: Any, keyframe: Any, number: int, index: int) -> tuple[Array | None, Any, Any]:
-        offset, size = page.dataoffsets[number], page.databytecounts[number]
-        data = os.pread(self._descriptor, size, offset) if size else None
-        if data is not None and len(data) < size:
-            raise Corrupt(f"{self.path} is cut short: page {index} is not whole; copy it again", url=self.path)
+    def _pieces(self, places: list[tuple[int, int]]) -> Iterator[bytes]:
+        """Yield the bytes of parts of the file: where each begins, and its size."""
+        if isinstance(self.path, Path):
+            descriptor = self._descriptor or 0
+            return (os.pread(descriptor, size, offset) for offset, size in places)
+        return self.path.pieces(places)
+
+    def _decode(self, segment: Segment, data: bytes) -> None:
+        """Decode what is stored of a segment, which is nothing where all its voxels are 0, into its place."""
+        page, number, keyframe = segment.page, segment.number, segment.page.keyframe
+        if len(data) < segment.place[1]:
+            raise Corrupt(
+                f"{self.path} is cut short: page {segment.index} is not whole; copy it again", url=str(self.path)
+            )
         tables = {"jpegtables": keyframe.jpegtables, "jpegheader": keyframe.jpegheader}
         try:
-            segment, start, shape = keyframe.decode(data, number, **(tables if keyframe.compression in (6, 7) else {}))
+            decoded, start, _ = page.keyframe.decode(
+                data or None, number, **(tables if keyframe.compression in (6, 7) else {})
+            )
         except Exception as error:  # codecs raise errors of their own, one class each
             if "imagecodecs" in str(error):
                 name = getattr(keyframe.compression, "name", keyframe.compression)
                 raise missing_extra("imagecodecs", "tiff", f"{self.path}: {name} compression") from None
             raise Corrupt(
-                f"{self.path}: page {index} is damaged (segment {number} cannot be decoded: {error})", url=self.path
+                f"{self.path}: page {segment.index} is damaged (segment {number} cannot be decoded: {error})",
+                url=str(self.path),
             ) from None
-        return segment, start, shape
+        if decoded is not None:
+            place = (start[0], start[2], start[3], 0)
+            _paste(segment.target, segment.box, decoded.reshape((1, *decoded.shape[-3:])), place)
 
 
 def _segments(keyframe: Any, planes: slice, rows: slice, columns: slice) -> Iterator[int]:

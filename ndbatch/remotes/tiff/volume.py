@@ -20,15 +20,16 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ndbatch.errors import Conflict, Corrupt, NotFound, PlanError, RemoteError
+from ndbatch.errors import Conflict, Corrupt, NdbatchError, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Shape
-from ndbatch.remotes.abilities import VOXEL_TYPES, Abilities
+from ndbatch.remotes.abilities import FAR, VOXEL_TYPES, Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.axes import AxisOrder, axis_order
 from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
 from ndbatch.remotes.files.flat import write_region
 from ndbatch.remotes.files.packing import Packing, is_working, working_path
-from ndbatch.remotes.files.paths import file_error, file_version, is_there, require_file
+from ndbatch.remotes.files.paths import file_error, file_version, is_there, require_file, require_local
+from ndbatch.remotes.places.far import FarFile, FilePath
 from ndbatch.remotes.tiff import packing
 from ndbatch.remotes.tiff.metadata import Sizes, channel_names, read_metadata
 from ndbatch.remotes.tiff.pages import PageLayout, PageReader, reading_unit
@@ -44,6 +45,7 @@ class TiffVolume(Volume):
     scheme = "tiff"
     abilities: ClassVar[Abilities] = Abilities(
         concurrent=False,
+        read_places=FAR,
         attributes=False,
         coarser=True,
         dtypes=tuple(name for name in VOXEL_TYPES if name != "bool"),
@@ -78,7 +80,7 @@ class TiffVolume(Volume):
             scale = [a / b for a, b in zip(levels[0], levels[level], strict=True)]
             spec = _spec(layout, order, series.keyframe, sizes, own, scale, level, len(levels))
             known = channel_names(file, number) if "c" in spec.axes else ()
-            return cls(address, spec, order, PageReader(file, series, layout, str(path)), known)
+            return cls(address, spec, order, PageReader(file, series, layout, path), known)
         except BaseException:
             file.close()
             raise
@@ -86,6 +88,7 @@ class TiffVolume(Volume):
     @classmethod
     def check_spec(cls, address: Address, spec: ArraySpec) -> None:
         """Refuse what a TIFF file cannot hold: shards, booleans, fewer than two axes; a compression that is not written."""
+        require_local(address)
         super().check_spec(address, spec)
         address.require_options(OPTIONS)
         packing.require_compression(address)
@@ -114,11 +117,12 @@ class TiffVolume(Volume):
     @classmethod
     def exists(cls, address: Address) -> bool:
         """Return whether anything is at the path, or will be."""
-        return is_there(address) or is_working(Path(address.path))
+        return is_there(address) or (address.place == "file" and is_working(Path(address.path)))
 
     @classmethod
     def delete(cls, address: Address) -> None:
         """Remove the file."""
+        require_local(address)
         try:
             working_path(Path(address.path)).unlink(missing_ok=True)
             Path(address.path).unlink(missing_ok=True)
@@ -159,8 +163,8 @@ class TiffVolume(Volume):
         return reader
 
     def _read(self, box: Box) -> Array:
-        if self._pages.path != str(_current(self.address)):  # it was packed, or unpacked, meanwhile
-            self._forget()
+        if self.address.place == "file" and self._pages.path != _current(self.address):
+            self._forget()  # it was packed, or unpacked, meanwhile
         try:
             data = self._pages.read(self._order.slices(box, self.offset))
         except OSError as error:
@@ -176,12 +180,13 @@ class TiffVolume(Volume):
                 packing.unpack(working, self._pages, self.spec, self.address)
             except OSError as error:
                 raise file_error(error, self.address) from None
-        if self._pages.path != str(_current(self.address)):
+        if self._pages.path != _current(self.address):
             self._forget()
         self._will_pack()
         return self._pages.layout
 
     def _write(self, box: Box, data: Array) -> None:
+        require_local(self.address)
         layout = self._raw_layout()
         if layout.raw_offset is None:
             raise RemoteError(
@@ -191,34 +196,41 @@ class TiffVolume(Volume):
         region = self._order.slices(box, self.offset)
         try:
             stored = self._order.array_to_stored(data)
-            write_region(self._pages.path, layout.raw_offset, layout.shape, layout.dtype, region, stored)
+            write_region(str(self._pages.path), layout.raw_offset, layout.shape, layout.dtype, region, stored)
         except OSError as error:
             raise file_error(error, self.address) from None
 
 
 def _is_packed(address: Address) -> bool:
-    return address.option("compression", "none") != "none"
+    return address.place == "file" and address.option("compression", "none") != "none"
 
 
-def _current(address: Address) -> Path:
+def _current(address: Address) -> FilePath:
     """Return the file to read: the raw one that will be packed while there is one."""
     working = working_path(Path(address.path))
-    return working if os.path.exists(working) else require_file(address, "TIFF")
+    return working if address.place == "file" and os.path.exists(working) else require_file(address, "TIFF")
 
 
-def _opened(path: Path, address: Address) -> tuple[Any, list[str]]:
+def _opened(path: FilePath, address: Address) -> tuple[Any, list[str]]:
     """Open a TIFF file; return it with what tifffile complained about, which it only logs."""
     import tifffile
 
     complaints: list[str] = []
     file = None
+    source = path if isinstance(path, Path) else path.open()
     try:
         with _listening(complaints):
-            file = tifffile.TiffFile(path, _multifile=False)
+            file = tifffile.TiffFile(source, _multifile=False)
             file.series  # noqa: B018  (reads the page directories)
+        if isinstance(source, FarFile):
+            source.require_read()
+    except NdbatchError:
+        raise
     except Exception as error:  # damaged directories raise whatever the parser trips over
         if file is not None:
             file.close()
+        if isinstance(source, FarFile):
+            source.require_read()  # damage may be what was not sent
         if isinstance(error, OSError):
             raise file_error(error, address) from None
         kind = "not a TIFF file" if file is None else "damaged: its page directories cannot be read"
@@ -270,7 +282,7 @@ def _series(file: Any, address: Address) -> tuple[Any, int, list[Shape]]:
     return levels[level], level, [tuple(entry.shape) for entry in levels]
 
 
-def _layout(series: Any, own: dict[str, Any], path: Path, complaints: list[str]) -> tuple[PageLayout, str]:
+def _layout(series: Any, own: dict[str, Any], path: FilePath, complaints: list[str]) -> tuple[PageLayout, str]:
     """Return where the voxels are and the names of the stored axes. Corrupt for a file that is not whole."""
     page = series.keyframe
     planes, depth, rows, columns, inner = page.shaped
@@ -304,7 +316,7 @@ def _end(page: Any) -> int:
     return max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
 
 
-def _names(axes: str, path: Path) -> str:
+def _names(axes: str, path: FilePath) -> str:
     """Return tifffile's axis codes in ndbatch's words: colours are c, and the one that it cannot name is z."""
     lowered = axes.lower()
     if "s" in lowered and "c" not in lowered:
