@@ -81,7 +81,7 @@ def test_chunks_are_written_and_cut_at_the_end(served: Served) -> None:
 
 
 def test_zarr_writes_through_the_service(served: Served) -> None:
-    """zarr's own encoder packs what is sent: labels with gzip, to chunks that stand as it names them."""
+    """zarr's own encoder packs what is sent: labels with Blosc, to chunks that stand as it names them."""
     zarr = pytest.importorskip("zarr")
     from zarr.storage import MemoryStore
 
@@ -139,4 +139,10 @@ def test_writing_needs_the_token_and_a_whole_chunk(served: Served) -> None:
     assert HTTP.request("PUT", f"{url}/nuclei/0/0/0/0", body=bytes(size)).status == 403
     assert HTTP.request("PUT", f"{url}/nuclei/0/0/0/0", body=bytes(size - 1), headers=headers).status == 400
     assert HTTP.request("PUT", f"{url}/nuclei/.zattrs", body=b"{}", headers=headers).status == 404
-    assert HTTP.request("PUT", f"{url}/cells/0/0/0/0", body=b"no gzip", headers=headers).status == 400
+    place = f"{url}/cells/0/0/0/0"
+    packed = HTTP.request("GET", place).data
+    assert len(packed) < 0.1 * 8 * np.prod(HTTP.request("GET", f"{url}/cells/0/.zarray").json()["chunks"])
+    longer = packed[:4] + (2**30).to_bytes(4, "little") + packed[8:]  # says that it unpacks to 1 GiB
+    for body in (b"no frame", packed[:-1], packed + b"0", longer, packed[:20] + bytes(len(packed) - 20)):
+        assert HTTP.request("PUT", place, body=body, headers=headers).status == 400
+    assert HTTP.request("GET", place).data == packed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
 import zlib
@@ -61,8 +60,3 @@ def unzipped(data: bytes, limit: int) -> bytes:
     if not stream.eof:
         raise PlanError("the gzip stream of the body ends too early; send it again")
     return whole
-
-
-def zipped(data: bytes) -> bytes:
-    """Return `data` as a gzip stream, always the same for the same bytes."""
-    return gzip.compress(data, compresslevel=1, mtime=0)
