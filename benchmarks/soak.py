@@ -1,6 +1,6 @@
 """The main job again and again through a bad network, with kill -9 at random: nothing grows, nothing is left, no byte differs.
 
-    python benchmarks/soak.py [--minutes 30] [--faults 0.05] [--kill-every 20] [--seed 1] [--samples FILE]
+    python benchmarks/soak.py [--minutes 30] [--faults 0.05] [--kill-every 30] [--seed 1] [--samples FILE]
 
 Source and target are `ndbatch serve` behind `ndbatch.testing.chaos`: a twentieth of all requests meet a fault, of ten kinds.
 One driver process runs the job on `processes`, on a dask cluster that runs all the time, and on one of its own, in turn;
@@ -70,8 +70,10 @@ class Soak:
         return {"temporary folder": self.site.top / "tmp", "folder of the service": self.site.served, **own}
 
     def left(self, place: str) -> set[str]:
-        """Return the names in a place; of /tmp without the soak's own folder."""
-        return {n for n in files(self.places[place]) if place != "/tmp" or not n.startswith(self.site.top.name)}
+        """Return the names in a place: of /tmp without the soak's own folder, of semaphores of living processes how many."""
+        found = {n for n in files(self.places[place]) if place != "/tmp" or not n.startswith(self.site.top.name)}
+        named = {n for n in found if n.startswith("sem.mp-")}
+        return found - named | {f"semaphore {number}" for number in range(len(named))}
 
     def run(self, number: int, turn: str) -> None:
         """Let one run happen, and look at what it made and left."""
@@ -313,6 +315,8 @@ def soak(top: Path, options: argparse.Namespace) -> list[str]:
         counts = chaos.counts
     time.sleep(1)
     going.wrong += [f"still there at the end: {' '.join(p.cmdline())}" for p in watch.marked()]
+    shared = going.left("/dev/shm") if "/dev/shm" in going.places else ()
+    going.wrong += [f"left in /dev/shm at the end: {name}" for name in sorted(shared)]
     going.wrong += [f"nobody asked how it ended: {one}" for one in sorted(watch.unreaped)]
     table = rows(watch)
     show(table)
@@ -356,7 +360,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--faults", type=float, default=0.05, help="share of requests that meet a fault")
     parser.add_argument(
-        "--kill-every", type=float, default=20, help="seconds between two kills of a worker, on average"
+        "--kill-every", type=float, default=30, help="seconds between two kills of a worker, on average"
     )
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--samples", type=Path, help="a CSV file for every sample")

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 import yaml
-from crash_test import ROOT, _drop
+from crash_test import ROOT
 
 from ndbatch.config.secret import Secret
 from ndbatch.remotes.address import parse
