@@ -22,7 +22,7 @@ PAUSE = 0.5
 """Seconds the driver waits for news before it looks again for repeats that are due."""
 REFUSALS = 16
 """Blocks refused in a row, with none done meanwhile, after which the rest is not tried: all would be refused alike."""
-REFUSED = frozenset({"Denied", "NotFound", "RemoteError"})
+REFUSED = frozenset({"Denied", "NotFound", "NoRoom", "RemoteError"})
 """Kinds of faults that a volume or its service will repeat for every block: credentials, a missing volume, a full disk."""
 
 

@@ -9,6 +9,7 @@ NdbatchError
 │   ├── Denied         fix the credentials or the permissions
 │   ├── NotFound       fix the address
 │   ├── Conflict       something else is there already
+│   ├── NoRoom         free some space
 │   └── Corrupt        the data cannot be decoded
 ├── ClusterError       look at the cluster or its queue (its own words)
 ├── StepError          fix your function     (block, the function's own traceback)
@@ -79,6 +80,10 @@ class NotFound(RemoteError):
 
 class Conflict(RemoteError):
     """Something else is at this address already."""
+
+
+class NoRoom(RemoteError):
+    """The disk or the quota of what is written to is full."""
 
 
 class Corrupt(RemoteError):

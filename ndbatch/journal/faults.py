@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ndbatch.errors import Denied, JournalError, NdbatchError, RemoteError
+from ndbatch.errors import Denied, JournalError, NdbatchError, NoRoom, RemoteError
 from ndbatch.journal.opening import PATIENCE, is_full, primary
 from ndbatch.journal.schema import FILE, damaged
 
@@ -20,7 +20,7 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 def storage_errors(directory: Path) -> Iterator[None]:
     """Turn errors of SQLite and of the file system into one sentence for the reader; what is journaled stays.
 
-    Raises RemoteError for a full disk, Denied for one that may not be written, JournalError for the rest.
+    Raises NoRoom for a full disk, Denied for one that may not be written, JournalError for the rest.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def _of_database(directory: Path, error: sqlite3.Error) -> NdbatchError:
     path, kind = directory / FILE, primary(error)
     name = str(getattr(error, "sqlite_errorname", ""))
     if is_full(error, directory):
-        return RemoteError(
+        return NoRoom(
             f"{directory}: no room to write the journal; free some space there, then run the same command again: what was "
             "journaled is kept",
             path=str(path),
@@ -70,7 +70,7 @@ def _of_database(directory: Path, error: sqlite3.Error) -> NdbatchError:
 def _of_system(directory: Path, error: OSError) -> RemoteError:
     where, said = error.filename or directory, error.strerror or str(error)
     if error.errno in _FULL:
-        return RemoteError(
+        return NoRoom(
             f"{where}: no room to write ({said}); free some space there, then run the same command again",
             path=str(where),
         )

@@ -84,7 +84,7 @@ class Journal:
 
     @classmethod
     def write(cls, directory: Path) -> Self:
-        """Open for writing, created where there is none. JournalError if another driver holds the run directory, RemoteError
+        """Open for writing, created where there is none. JournalError if another driver holds the run directory, NoRoom
         where its disk is full, Denied where it may not be written."""
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)

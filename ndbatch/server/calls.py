@@ -6,9 +6,11 @@ here. A protocol says itself how an error is answered (`Answers`), since old cli
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ndbatch.errors import Denied, NdbatchError, NotFound, PlanError
+from ndbatch.errors import Denied, NdbatchError, NoRoom, NotFound, PlanError
 from ndbatch.remotes.http.digest import HEADER, WANTED, content_digest, intact
 
 LOG = logging.getLogger("ndbatch.server")
@@ -78,11 +80,29 @@ def endpoint(handle: Handle, answers: Answers, limit: int) -> Callable[[Request]
             return answers(error)
         except ClientDisconnect:
             return Response(status_code=499)
+        except (OSError, sqlite3.Error) as error:
+            if not _is_full(error):
+                return _failed(request)
+            return answers(
+                NoRoom("the service has no room to keep this; free some space on its disk, then send it again")
+            )
         except Exception:
-            LOG.exception("%s %s", request.method, request.url.path)
-            return Response("the service failed; its log says where", 500, media_type="text/plain")
+            return _failed(request)
 
     return respond
+
+
+def _failed(request: Request) -> Response:
+    LOG.exception("%s %s", request.method, request.url.path)
+    return Response("the service failed; its log says where", 500, media_type="text/plain")
+
+
+def _is_full(error: OSError | sqlite3.Error) -> bool:
+    """Return whether a file or a catalogue could not be written for want of room."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # Memory that a catalogue shares is a file too; it takes its room first.
+    return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
 def _checked(handle: Handle, call: Call) -> Response:
@@ -139,5 +159,6 @@ def plainly(error: NdbatchError) -> Response:
         (Denied, 403),
         (NotFound, 404),
         (PlanError, 400),
+        (NoRoom, 507),
     )
     return plain(error.message, next((code for kind, code in codes if isinstance(error, kind)), 500))

@@ -136,7 +136,7 @@ def _shared_number(path: Path) -> mmap.mmap:
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if os.fstat(file).st_size < 8:
-            os.ftruncate(file, 8)
+            os.pwrite(file, bytes(8), 0)  # room of its own: a page of a mapped file without any ends the process
         return mmap.mmap(file, 8)
     finally:
         os.close(file)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from ndbatch.errors import Conflict, Corrupt, Denied, NdbatchError, NotFound, RemoteError, Transient
+from ndbatch.errors import Conflict, Corrupt, Denied, NdbatchError, NoRoom, NotFound, RemoteError, Transient
 from ndbatch.remotes.address import SECRET
 
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -57,15 +57,15 @@ Meaning = Callable[[Reply], NdbatchError | None]
 def standard_meaning(reply: Reply) -> NdbatchError:
     """Return the error that a status stands for, with the service's own words and its number for the request.
 
-    Transient for `TRANSIENT`; Denied for 401 and 403, NotFound for 404 and 410, Conflict for 409; else RemoteError. The
-    fields `url`, `status` and, where there is one, `request` say the same to a program.
+    Transient for `TRANSIENT`; Denied for 401 and 403, NotFound for 404 and 410, Conflict for 409, NoRoom for 507; else
+    RemoteError. The fields `url`, `status` and, where there is one, `request` say the same to a program.
     """
     said = " ".join(re.sub(r"<[^>]{0,200}>", " ", reply.text[: 20 * SAID]).split())[:SAID] or "nothing more was said"
     if reply.status in (301, 302, 303, 307, 308):
         said = f"it is now at {shown(reply.headers.get('location', 'another place'))}; use that address"
     named = f" (request {reply.request_id})" if reply.request_id else ""
     message = f"{reply.url} answered {reply.status}: {said}{named}"
-    kinds: dict[int, type[RemoteError]] = {401: Denied, 403: Denied, 404: NotFound, 409: Conflict, 410: NotFound}
+    kinds: dict[int, type[RemoteError]] = {401: Denied, 403: Denied, 404: NotFound, 409: Conflict, 410: NotFound, 507: NoRoom}
     kind = Transient if reply.status in TRANSIENT else kinds.get(reply.status, RemoteError)
     facts = {"request": reply.request_id} if reply.request_id else {}
     return kind(message, url=reply.url, status=reply.status, **facts)

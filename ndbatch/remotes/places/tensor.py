@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from ndbatch.errors import Corrupt, Denied, NotFound, RemoteError, Transient
+from ndbatch.errors import Corrupt, Denied, NoRoom, NotFound, RemoteError, Transient
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.places.keyvalue import AGAIN
@@ -109,7 +109,7 @@ def translated(error: Exception, address: Address, where: str) -> RemoteError:
     reason = re.sub(r"^All \d+ retry attempts failed: |\s*\[curl_code=[^]]*\]", "", reason)
     url = address.url
     if "No space left" in text or "Disk quota" in text or "File too large" in text:
-        return RemoteError(f"{url}: no room to write {where}; free some space, then run again", url=url)
+        return NoRoom(f"{url}: no room to write {where}; free some space, then run again", url=url)
     silent = None if address.place == "file" else unreachable(text, address.place)
     if silent is not None and code not in ("PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND"):
         return Transient(f"{url}: {silent} ({where})", url=url)

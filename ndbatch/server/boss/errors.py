@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from ndbatch.errors import Conflict, Denied, NdbatchError, NotFound, PlanError, Transient
+from ndbatch.errors import Conflict, Denied, NdbatchError, NoRoom, NotFound, PlanError, Transient
 from ndbatch.server.calls import TooLarge, as_json
 
 
@@ -27,6 +27,7 @@ FAMILIES: tuple[tuple[type[NdbatchError], int, int], ...] = (
     (Conflict, 400, BAD_ARGUMENT),
     (PlanError, 400, BAD_ARGUMENT),
     (Transient, 503, UNHANDLED),
+    (NoRoom, 507, NOT_STORED),
 )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from ndbatch.errors import Denied, NdbatchError, NotFound, PlanError, RemoteError
+from ndbatch.errors import Denied, NdbatchError, NoRoom, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Shape
 from ndbatch.server.calls import Call, TooLarge, plain
 
@@ -136,6 +136,7 @@ def answers(error: NdbatchError) -> Response:
         (NotFound, 400),
         (PlanError, 400),
         (TooLarge, 400),
+        (NoRoom, 507),
     )
     return plain(error.message, next((code for kind, code in codes if isinstance(error, kind)), 500))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from ndbatch.errors import Denied, NdbatchError, NotFound
+from ndbatch.errors import Denied, NdbatchError, NoRoom, NotFound
 from ndbatch.server.calls import Call, TooLarge, as_json, endpoint, plain
 from ndbatch.server.ndstore import channels, cutouts, pictures, propagation, ramon, resources
 from ndbatch.server.ndstore.documents import project_info, public_datasets
@@ -68,6 +68,8 @@ def answers(error: NdbatchError) -> Response:
         return Response(status_code=400)
     if isinstance(error, TooLarge):
         return plain(error.message, 413)
+    if isinstance(error, NoRoom):
+        return plain(error.message, 507)
     return plain(error.message, 403 if isinstance(error, Denied) else 404)
 
 
