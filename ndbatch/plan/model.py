@@ -154,6 +154,7 @@ class Plan:
                 "stores": list(stage.stores),
                 "proves": list(self.proved(stage)),
                 "loads": {load.name: list(load.halo) for load in stage.loads},
+                "after": sorted(stage.after),
                 "payloads": [call.key for call in stage.calls if isinstance(call, Map)],
             }
             for stage in self.stages

@@ -44,6 +44,8 @@ def take_back(
     for mismatch in found:
         job.add(mismatch)
     unset = [f"table:{table.name}" for table in tables]
+    if not journal.get("complete"):
+        job.add_dependents()
     job.add_needed()
     if job.again:
         if journal.get("complete"):
@@ -106,6 +108,22 @@ class _Job:
         address = entry_address(self.outputs[name], self.directory)
         return bool(self.outputs[name]["created"]) and not store_class(address.scheme).exists(address)
 
+    def add_dependents(self) -> None:
+        """Add the blocks that may have been made of what is damaged: while a run is under way nobody knows which came first."""
+        for stage in self.stages:
+            done = self.journal.done(stage["index"])
+            if any(self.again.get(index) and self.stages[index]["payloads"] for index in stage.get("after", ())):
+                self.again.setdefault(stage["index"], set()).update(done)
+            damaged = {
+                n: h
+                for n, h in stage.get("loads", {}).items()
+                if self.again.get(self.maker.get(n, {}).get("index", -1))
+            }
+            for index in done if damaged else ():
+                makers = ((self.maker[n]["index"], self._makers(stage, index, n, h)) for n, h in damaged.items())
+                if any(block in self.again[maker] for maker, blocks in makers for block in blocks):
+                    self.again.setdefault(stage["index"], set()).add(index)
+
     def add_needed(self) -> None:
         """Add the blocks that made what the others read of arrays that were stored on the way and are gone."""
         lost = {name for name in self.staging if name not in self.outputs and self._is_lost(name)}
@@ -129,7 +147,7 @@ class _Job:
 
     def _makers(self, stage: Mapping[str, Any], index: int, name: str, halo: Sequence[int]) -> Iterator[int]:
         """Yield the blocks that made what block `index` of `stage` reads of `name`."""
-        entry, maker = self.staging[name], self.maker[name]
+        entry, maker = self.staging.get(name) or self.outputs[name], self.maker[name]
         core = Grid.described(stage["grid"])[index].core.coarsened(ratio(entry["scale"], stage["scale"]))
         box = core.grow(halo).intersect(Box.of_shape(tuple(entry["shape"]), tuple(entry["offset"])))
         yield from Grid.described(maker["grid"]).touching(box.refined(ratio(entry["scale"], maker["scale"])))
