@@ -69,10 +69,12 @@ def fitting_dtype(found: Found, abilities: Abilities) -> str:
     Labels become the widest unsigned type of the service that holds them, so that later ids fit too; a type that holds
     every value of the volume's own is taken before one that holds the values that were seen.
     """
-    own, known = found.volume.dtype, abilities.dtypes
+    own, known = found.volume.dtype, list(abilities.dtypes)
     unsigned = [name for name in known if np.dtype(name).kind == "u"]
-    if found.kind is Kind.LABELS and own.kind in "bui" and own.itemsize < 4:
-        known = tuple(name for name in unsigned if np.dtype(name).itemsize >= 4) or known
+    if found.kind is Kind.LABELS and abilities.labels and own.kind in "bui":
+        known = unsigned = list(abilities.labels)
+    elif found.kind is Kind.LABELS and own.kind in "bui" and own.itemsize < 4:
+        known = [name for name in unsigned if np.dtype(name).itemsize >= 4] or known
     if own.name in known:
         return own.name
     safe = nearest_dtype(own, known)

@@ -76,10 +76,10 @@ def ingest(
     """Put the volumes of a file into a service (or any format), and return what came of each.
 
     `target` is the address of the new volume, or of the place that it goes into (`ndstore://host/token`,
-    `boss://host/collection/experiment`, `dvid://host/uuid`, a folder), where the volume's own name is added. `told` are fields
-    of `Settings`: channel, kind, dtype, offset, voxel_size, levels, options; the rest follows from the file, or is asked
-    for with `ask`. The same call goes on where it stopped. Raises NdbatchError before the first block; PlanError where
-    something is not known and nobody can be asked.
+    `boss://host/collection/experiment`, `dvid://host/uuid` or `dvid://host/alias`, a folder), where the volume's own name is
+    added. `told` are fields of `Settings`: channel, kind, dtype, offset, voxel_size, levels, options; the rest follows from
+    the file, or is asked for with `ask`. The same call goes on where it stopped. Raises NdbatchError before the first block;
+    PlanError where something is not known and nobody can be asked.
     """
     about_to_act("starts a run")
     volumes = look(source, {"axes": axes} if axes else {})
@@ -91,8 +91,8 @@ def ingest(
     done = []
     for found in volumes:
         tell(sentence(found))
-        address = destination(target, told.get("channel", found.name))
-        wanted = asked(proposed(found, store_class(address.scheme).abilities), told, ask)
+        scheme = parse(target, Path.cwd(), folder=True).scheme or "zarr"
+        wanted = asked(proposed(found, store_class(scheme).abilities), told, ask)
         address = destination(target, wanted.channel).with_options(**wanted.options)
         config = copy_config(
             found.volume,
@@ -112,7 +112,10 @@ def ingest(
 
 
 def destination(target: str, channel: str) -> Address:
-    """Return the address of the new volume: `target` itself, or `channel` in the remote or folder that it names."""
+    """Return the address of the new volume: `target` itself, or `channel` in the remote or folder that it names.
+
+    A repository of DVID that is named by its alias is made where it is missing.
+    """
     address = parse(target, Path.cwd(), folder=True)
     service = remote_class(address.scheme)
     if service is not None:

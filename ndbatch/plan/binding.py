@@ -42,7 +42,7 @@ def bind(config: Config, infos: dict[str, ArrayInfo], region: Box) -> tuple[Boun
         if output.pyramid is not None and name in infos:
             if output.kind is not None:
                 infos[name] = replace(infos[name], kind=Kind(output.kind))
-            if not made_by_service(config, name, output):
+            if not made_by_service(config, name, output, infos[name]):
                 steps += _levels(name, output.pyramid, infos, region)
     return tuple(steps)
 

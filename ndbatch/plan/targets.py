@@ -130,7 +130,7 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
     shards = _along(output.shards, info, f"outputs.{name}.shards")
     spec = _spec(info, region, chunks or default, shards, kind, name)
     store_class(address.scheme).check_spec(address, spec)
-    if made_by_service(config, name, output):
+    if made_by_service(config, name, output, info):
         spec = replace(spec, levels=1 + _halvings(output, spec))
     spec = store_class(address.scheme).settled(address, spec)
     staged = None
@@ -139,9 +139,12 @@ def _target(config: Config, name: str, output: Output, info: ArrayInfo, region: 
     return Target(name, address, spec, create=True, staged=staged)
 
 
-def made_by_service(config: Config, name: str, output: Output) -> bool:
+def made_by_service(config: Config, name: str, output: Output, info: ArrayInfo) -> bool:
     """Return whether the service that an output goes to makes its coarser levels, if any are wanted, in its own way."""
-    if output.pyramid is None or not store_class(_address(config, name, output).scheme).abilities.propagates:
+    if output.pyramid is None:
+        return False
+    kind = Kind(output.kind) if output.kind else info.kind
+    if not store_class(_address(config, name, output).scheme).makes_levels(info.dtype, kind):
         return False
     if output.pyramid.factors != "auto" or output.pyramid.method != "auto":
         raise ConfigError(
@@ -186,7 +189,13 @@ def _existing(config: Config, name: str, address: Address, info: ArrayInfo, regi
             f"outputs.{name}: {address.url} is {volume.dtype}, the result is {info.dtype}; set dtype: {volume.dtype} for "
             "this output, or choose another url"
         )
-    if volume.levels > 1 and not config.outputs[level_of(name)[0]].pyramid and not address.option("level"):
+    follows = volume.makes_levels(volume.dtype, volume.kind)
+    if (
+        volume.levels > 1
+        and not follows
+        and not config.outputs[level_of(name)[0]].pyramid
+        and not address.option("level")
+    ):
         raise PlanError(
             f"outputs.{name}: {address.url} has {volume.levels} levels; writing one would leave the others as they were. "
             "Give it pyramid: to make them again, name the one you mean with ?level=, or write to a new volume"

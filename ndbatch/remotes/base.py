@@ -191,6 +191,12 @@ class Volume(ABC):
         """Have the service make the coarser levels from level 0, and return when they are there (ability `propagates`)."""
         raise RemoteError(f"{self.url}: {self.scheme} makes no levels by itself; use ndbatch downsample", url=self.url)
 
+    @classmethod
+    def makes_levels(cls, dtype: np.dtype[Any], kind: Kind) -> bool:
+        """Return whether the service makes the coarser levels of such a volume: when asked to, or as voxels are written."""
+        del dtype, kind
+        return cls.abilities.propagates
+
     def note_run(self, provenance: Mapping[str, Any]) -> None:
         """Keep the record of the run that wrote the volume where the format has a place of its own for it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ndbatch.ingest.settings import asked, fitting_dtype, fitting_levels, named,
 from ndbatch.ingest.upload import ingest
 from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.base import Kind
+from ndbatch.remotes.dvid.volume import DvidVolume
 from ndbatch.testing.volumes import voxels
 
 SIZE = {"z": "40 nm", "y": "4 nm", "x": "4 nm"}
@@ -152,6 +154,15 @@ def test_the_type_of_the_channel(
             fitting_dtype(found, Abilities(dtypes=known))
     else:
         assert fitting_dtype(found, Abilities(dtypes=known)) == wanted
+
+
+def test_labels_are_of_the_type_in_which_a_service_counts_them(tmp_path: Path) -> None:
+    """DVID keeps uint32 too, but as an image; merges and sizes are those of a labelmap."""
+    path = tmp_path / "seg.npy"
+    np.save(path, np.ones((2, 3, 4), np.uint32))
+    found = replace(look(path)[0], kind=Kind.LABELS)
+    assert fitting_dtype(found, DvidVolume.abilities) == "uint64"
+    assert fitting_dtype(replace(found, kind=Kind.IMAGE), DvidVolume.abilities) == "uint32"
 
 
 def test_how_many_levels_a_volume_wants() -> None:

@@ -18,6 +18,7 @@ from ndbatch import ramon
 from ndbatch.cli.app import app
 from ndbatch.errors import Denied, NotFound, RemoteError
 from ndbatch.geometry import Box
+from ndbatch.ingest.upload import ingest
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.boss.volume import BossVolume
@@ -157,3 +158,27 @@ def test_labels_that_another_protocol_writes_are_counted_by_dvid(host: str, cell
     ndbatch.open(f"boss://{host}/brain/brain/cells").write(box.shift((4, 0, 0)), np.full(box.shape, 77, np.uint64))
     first, second, third = counted()
     assert sizes() == [first + second, 0, third]
+
+
+def test_levels_of_a_labelmap_are_those_that_its_server_makes(
+    host: str, cells: tuple[str, Array], tmp_path: Path
+) -> None:
+    """`levels=` is enough, into a new instance and into one that is there."""
+    path, data = cells
+    target = {"channel": "cells", "levels": 2, "cluster": "inline", "directory": tmp_path / "ingest"}
+    (made,) = ingest(path, f"dvid://{host}/brain", **target)  # the repository is made
+    assert (made.ok, made.levels) == (True, 3)
+    assert ingest(path, f"dvid://{host}/brain", **target)[0].url == made.url  # and found again
+    url = made.url
+    finest = ndbatch.open(url)
+    assert (finest.levels, finest.kind) == (3, "labels")
+    whole = data[:, :, :64].reshape(5, 4, 16, 4, 16, 4)
+    assert np.array_equal(ndbatch.open(url, level=2)[:, :, :16], whole[:, 0, :, 0, :, 0])
+    other = ndbatch.create(Path(path).with_name("other.zarr"), like=ndbatch.open(path))
+    other.write(other.domain, data * np.uint64(3))
+    assert (
+        ndbatch.copy(other, url, update=True, cluster="inline", directory=Path(path).with_name("again")).status
+        == "done"
+    )
+    assert np.array_equal(finest[...], data * np.uint64(3))
+    assert np.array_equal(ndbatch.open(url, level=2)[:, :, :16], whole[:, 0, :, 0, :, 0] * np.uint64(3))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +20,9 @@ from ndbatch.remotes.dvid.service import Place
 from ndbatch.remotes.dvid.volume import DvidVolume
 from ndbatch.remotes.http.client import in_flight, segment
 from ndbatch.remotes.remote import Entry, Remote, entry_of
+
+_VERSION = re.compile(r"[0-9a-fA-F]{1,32}(:.*)?|:.+")
+"""What may stand for a version: a name or its beginning, a branch after it, or a branch alone."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,22 @@ class DvidRemote(Remote):
         return replace(self.address, path="/".join((self.address.path.rstrip("/"), *parts)))
 
     def destination(self, name: str) -> Address:
-        """Return this address where it names an instance already, else `name` in it."""
-        return self.address if self._place.instance else self.locate(name)
+        """Return this address where it names an instance already, else `name` in it.
+
+        What stands for the version and cannot be one is the alias of a repository, which is made where it is missing: Denied,
+        or PlanError where several have that alias.
+        """
+        if not self._place.uuid or _VERSION.fullmatch(self._place.uuid):
+            return self.address if self._place.instance else self.locate(name)
+        place = self._place
+        known = [root for root, about in self.repositories().items() if about.get("Alias") == place.uuid]
+        if len(known) > 1:
+            raise PlanError(
+                f"{self.url}: {len(known)} repositories are called {place.uuid}; name a version, {known[0]}"
+            )
+        root = known[0] if known else self.new_repository(place.uuid)
+        host = self.address.path.removesuffix("/".join(filter(None, (place.uuid, place.instance))))
+        return replace(self.address, path=f"{host}{root}:master/{place.instance or name}")
 
     # -- repositories and versions -------------------------------------------------------------------------------------------
 

@@ -39,10 +39,16 @@ MEANINGS: tuple[tuple[str, type[RemoteError], str], ...] = (
 
 
 def meaning(reply: Reply) -> NdbatchError | None:
-    """Return what an answer of 400 says in words; None where the code alone tells."""
+    """Return what an answer of 400 says in words, and that a refusal wants a token; None where the code alone tells."""
+    said = " ".join(reply.text.split())[:300]
+    if reply.status in (401, 403):
+        return Denied(
+            f"{reply.url} refused ({reply.status}): {said}; give the token in token: or {TOKEN}",
+            url=reply.url,
+            status=reply.status,
+        )
     if reply.status != 400:
         return None
-    said = " ".join(reply.text.split())[:300]
     for words, kind, remedy in MEANINGS:
         if re.search(words, said):
             return kind(f"{reply.url}: {said}; {remedy}", url=reply.url, status=400)

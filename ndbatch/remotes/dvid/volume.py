@@ -19,8 +19,8 @@ from ndbatch.errors import Conflict, Denied, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
-from ndbatch.remotes.base import Array, ArraySpec, Volume
-from ndbatch.remotes.dvid.info import ATTRIBUTE, IMAGES, LABELS, TAG, Info, inclusive, settings, typename_of
+from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
+from ndbatch.remotes.dvid.info import ATTRIBUTE, IMAGES, LABELS, TAG, Info, inclusive, settings
 from ndbatch.remotes.dvid.instances import add, instances, tag
 from ndbatch.remotes.dvid.service import OPTIONS, REQUEST_VOXELS, Place
 from ndbatch.remotes.dvid.voxels import read_image, read_labels, write_image, write_labels
@@ -42,6 +42,7 @@ class DvidVolume(Volume):
         coarser=True,
         service=True,
         dtypes=tuple(IMAGES.values()),
+        labels=("uint64",),
         request_bytes=REQUEST_VOXELS * 8,
         places=("http",),
         title="DVID",
@@ -105,7 +106,7 @@ class DvidVolume(Volume):
                 "(t=, c= of the input)"
             )
         level = address.count("level")
-        if level and typename_of(spec) == "labelmap" and spec.dtype == np.uint64:
+        if level and cls.makes_levels(spec.dtype, spec.kind):
             raise PlanError(
                 f"{address.url}: level {level} of a labelmap is made by the server when level 0 is written; create it with "
                 f"?downres={level}",
@@ -120,6 +121,11 @@ class DvidVolume(Volume):
         chunks = spec.chunks if cubic else (BLOCK,) * spec.ndim
         apart = any(at % n for at, n in zip(spec.offset, chunks, strict=True))  # blocks are counted from 0
         return replace(spec, chunks=chunks, shards=None, anchor=(0,) * spec.ndim if apart else None)
+
+    @classmethod
+    def makes_levels(cls, dtype: np.dtype[Any], kind: Kind) -> bool:
+        """Return whether such a volume is a labelmap, whose levels the server makes whenever level 0 is written."""
+        return kind is Kind.LABELS and dtype == np.uint64
 
     @classmethod
     def exists(cls, address: Address) -> bool:
