@@ -74,6 +74,7 @@ class Journal:
         """The open file; only the modules of this package touch it."""
         self._lock = lock
         self._session: int | None = None
+        self._begun = time.time() - time.monotonic()  # a clock that is set meanwhile changes no time of a session
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class Journal:
         """
         (told,) = self.database.execute("PRAGMA integrity_check(1)").fetchone()
         if told != "ok":
-            raise damaged(self.directory, told)
+            raise damaged(self.directory, " ".join(str(told).split()))
         for stage in self.document.get("stages", []):
             index, (count, digest) = stage["index"], (0, 0)
             for _, _, payloads, part in self.sealed_batches(index):
@@ -184,14 +185,15 @@ class Journal:
                 self._put({"format": str(FORMAT), "plan": json.dumps(document)})
             self._session = self.database.execute(
                 "INSERT INTO sessions (started, host, pid, status) VALUES (?, ?, ?, 'running')",
-                (time.time(), socket.gethostname(), os.getpid()),
+                (self._begun + time.monotonic(), socket.gethostname(), os.getpid()),
             ).lastrowid
 
     def end(self, status: str) -> None:
         """Close the session of work with its status: done, failed or interrupted."""
         with self.database:
             self.database.execute(
-                "UPDATE sessions SET ended = ?, status = ? WHERE id = ?", (time.time(), status, self._session)
+                "UPDATE sessions SET ended = ?, status = ? WHERE id = ?",
+                (self._begun + time.monotonic(), status, self._session),
             )
 
     def sessions(self) -> list[dict[str, Any]]:
