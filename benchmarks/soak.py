@@ -39,6 +39,8 @@ KINDS = ("processes", "cluster", "processes, driver killed", "own dask cluster",
 """The turns."""
 PER_BLOCKS, PER_HOUR = 1.0, 20.0
 """MiB that a process may grow by in 1000 blocks and in an hour. Growth beyond both is a leak."""
+BLOCKS_A_RUN = 24
+"""Of a command, which tells none."""
 COUNTED = 3
 """Descriptors, threads or children that a process may have more at the end."""
 WARM = 12
@@ -129,7 +131,7 @@ class Soak:
             pid = process.pid
             with killing(lambda pid=pid: self.site.victims(pid, kind), self.kill_every, self.killed):  # type: ignore[misc]
                 if process.wait() == 0:
-                    self.watch.blocks += 48
+                    self.watch.blocks += BLOCKS_A_RUN
                     return
             self.again.append(f"{kind}: exit code {process.returncode}: {failures(job.parent / 'runs/soak')}")
         self.wrong.append(f"{kind}: the same command did not end after its driver was killed: {self.again[-1]}")

@@ -173,6 +173,7 @@ def configuration(source: str, target: str, cluster: Mapping[str, Any]) -> dict[
             {"measure": {"labels": "labels", "intensity": "image", "output": "cells"}},
         ],
         "outputs": {"labels": {"url": target, "token": {"env": TOKEN}}, "cells": "cells.parquet"},
+        "region": {"x": [0, 128]},
         "blocks": BLOCKS,
         "cluster": dict(cluster),
         "retry": {"attempts": 8, "budget": 1.0, "wait": 0.1},
