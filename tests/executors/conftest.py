@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,28 @@ def executor(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def standing_cluster() -> Iterator[str]:
+    """The address of a dask cluster of two workers that all tests share, those in which no worker comes to harm."""
+    import distributed
+
+    place = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, silence_logs=False, **place) as cluster:
+        yield str(cluster.scheduler_address)
+
+
+@pytest.fixture(params=EXECUTORS)
+def harmless(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Each executor as `cluster`, for tests that harm no worker: dask is one that stands, as starting it takes seconds."""
+    if request.param != "dask":
+        return cluster_of(request.param)
+    return {"kind": "dask", "address": request.getfixturevalue("standing_cluster")}
+
+
+def cluster_of(kind: str) -> dict[str, Any]:
+    return {"kind": kind, "workers": 1 if kind == "inline" else 2, "memory": "2 GB"}
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> np.ndarray[Any, Any]:
     """A volume of 2 x 3 x 2 blocks of 8 voxels, the last ones cut, and the module of functions beside it."""
@@ -166,10 +188,15 @@ def seen() -> Seen:
 
 @pytest.fixture
 def run(tmp_path: Path, image: np.ndarray[Any, Any], seen: Seen) -> Runner:
-    """Run one function of the module over the image on an executor; 12 blocks of 8 voxels."""
+    """Run one function of the module over the image on an executor, a kind or all of `cluster`; 12 blocks of 8 voxels."""
 
     def start(
-        kind: str, function: str, *, fresh: bool = False, step: dict[str, Any] | None = None, **changes: Any
+        executor: str | dict[str, Any],
+        function: str,
+        *,
+        fresh: bool = False,
+        step: dict[str, Any] | None = None,
+        **changes: Any,
     ) -> nb.Result:
         name = f"bench_functions:{function}"
         document: dict[str, Any] = {
@@ -178,7 +205,7 @@ def run(tmp_path: Path, image: np.ndarray[Any, Any], seen: Seen) -> Runner:
             "steps": [{name: {"input": "image", "output": "out", **(step or {})}}],
             "outputs": {"out": {"url": "out.zarr", "chunks": {"z": 8, "y": 8, "x": 8}}},
             "blocks": {"z": 8, "y": 8, "x": 8},
-            "cluster": {"kind": kind, "workers": 1 if kind == "inline" else 2, "memory": "2 GB"},
+            "cluster": cluster_of(executor) if isinstance(executor, str) else executor,
             "retry": {"wait": 0.01},
             **changes,
         }
