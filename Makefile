@@ -11,10 +11,7 @@ CLUSTERS := tests/clusters tests/executors/test_running_scheduler.py
 PEER := .venv-cellfinder
 CELLFINDER := 1.10.1
 
-# Hundreds of tests start a Python of their own; where nothing compiled may be kept, each would compile the package anew.
-export PYTHONDONTWRITEBYTECODE :=
-
-.PHONY: demo test test-browser test-cluster lint docs accuracy crash-test soak bench peers speed clean help
+.PHONY: compiled demo test test-browser test-cluster lint docs accuracy crash-test soak bench peers speed clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -29,8 +26,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps ndio==$(NDIO)
 	@touch $(STAMP)
 
+# Hundreds of tests start a Python of their own; where that keeps nothing compiled, each would compile the package anew.
+compiled: $(STAMP)
+	@$(BIN)/python -m compileall -q ndbatch
+
 # configs/count-nuclei.yaml is the same without a service. The port is that of configs/serve.yaml.
-demo: $(STAMP)   ## count the nuclei of a real volume, from a service to a service
+demo: compiled   ## count the nuclei of a real volume, from a service to a service
 	@$(BIN)/ndbatch serve configs/serve.yaml >configs/.serve.log 2>&1 & service=$$!; \
 	trap 'kill -TERM $$service 2>/dev/null; wait $$service; rm -f configs/.serve.log' EXIT; \
 	for second in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
@@ -57,11 +58,11 @@ docs: $(STAMP)   ## the guide, into site/; any warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -W error -m mkdocs build --strict
 
 # With worksteal a worker that has no test left takes half of what the other still has: none waits for the last long file.
-test: lint docs  ## every check but those of make test-cluster
+test: compiled lint docs ## every check but those of make test-cluster
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(CLUSTERS:%=--ignore=%)
 
 # Debian's Slurm and iproute2; without root or packages the tests that need them are skipped, with the reason.
-test-cluster: $(STAMP) ## the main job on dask and in a real Slurm, workers killed and links cut
+test-cluster: compiled ## the main job on dask and in a real Slurm, workers killed and links cut
 	@PATH="$$PATH:/usr/sbin" && { command -v slurmctld && command -v munged && command -v ip; } >/dev/null || { \
 	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing Slurm, munge and iproute2 (once)" && apt-get update -qq \
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge iproute2 >/dev/null; } \
@@ -77,7 +78,7 @@ $(PEER)/.installed: Makefile
 accuracy: $(STAMP) $(PEER)/.installed ## counts and segmentations against ground truth and a peer, a table per data set
 	$(BIN)/python benchmarks/accuracy.py
 
-crash-test: $(STAMP) ## kill -9 at random moments, run again, compare every byte
+crash-test: compiled ## kill -9 at random moments, run again, compare every byte
 	$(BIN)/python benchmarks/crash_test.py --rounds $(ROUNDS)
 
 soak: $(STAMP)   ## the main job for MINUTES through a bad network, with kill -9: nothing grows, nothing is left
