@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from ndbatch import events
 from ndbatch.downsampling import downsample, remade_config
-from ndbatch.errors import Conflict, NdbatchError
+from ndbatch.errors import Conflict, NdbatchError, PlanError
 from ndbatch.remotes import api
 from ndbatch.runner import run
 from ndbatch.server.catalogue import Channel
+from ndbatch.server.service import TOLD
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -124,7 +125,7 @@ def _make(
         state, why = Making.FAILED, str(error)
     try:
         service.voxels.forget()
-        found = api.open(channel.url).levels
+        found = service.volume(channel).levels
         service.catalogue.change_channel(channel.project, channel.name, levels=found)
         _keep(service, channel, state, reason=why)
     except NdbatchError as error:  # the channel was removed meanwhile
@@ -145,6 +146,11 @@ def _mark(service: Service, channel: Channel, old: bool) -> None:
 
 def _all_made(service: Service, channel: Channel, levels: int, factors: dict[str, int], look: events.Observer) -> bool:
     """Return whether all levels are there and follow from level 0."""
+    if told := channel.extra.get(TOLD):
+        raise PlanError(
+            f"{channel.name} is served with the {', '.join(sorted(told))} of the configuration, which its file does not have; "
+            "make its levels where it is stored, with ndbatch downsample"
+        )
     place = service.state / "pyramids" / channel.project / channel.name
     there = api.open(channel.url).levels
     if there > 1:

@@ -82,7 +82,8 @@ def fill(service: Service) -> list[Entry]:
     """Keep what lies in the folder of a service and is not known yet, and forget what is gone or has another shape now.
 
     Returns what cannot be served, with its `problem`. Channels of one folder share a project, unless their voxel sizes
-    differ: then each has a project of its own. The frame of a project holds all of its channels.
+    differ: then each has a project of its own. The frame of a project holds all of its channels. Names of projects are those of
+    the service: where two datasets have folders of one name, the second project is called DATASET-PROJECT.
     """
     entries = connect(str(service.root)).ls(DEPTH)
     _forget_gone(service, {entry.url: entry for entry in entries if not entry.problem})
@@ -201,12 +202,29 @@ def _remove_if_empty(catalogue: Catalogue, project: str) -> None:
 
 def _add(service: Service, dataset: str, project: str, found: Sequence[_Found]) -> None:
     """Keep volumes as channels of a project, or of one each where their voxels are not of one size."""
-    known = {p.name: p for p in service.catalogue.projects()}.get(project)
+    name = _free_name(service.catalogue, dataset, project)
+    known = {p.name: p for p in service.catalogue.projects()}.get(name)
     sizes = {_size(one.volume) for one in found} | ({tuple(known.voxel_size)} if known is not None else set())
     for one in found:
         together = list(found) if len(sizes) == 1 else [one]
-        frame = _frame(project if len(sizes) == 1 else f"{project}_{one.channel}", dataset, together)
+        alone = f"{project}_{one.channel}"
+        kept = name if len(sizes) == 1 else _free_name(service.catalogue, dataset, alone)
+        frame = _frame(kept, dataset, together)
+        if kept not in (
+            project,
+            alone,
+        ):  # in BOSS, where names of experiments are those of a collection, it has its own
+            from ndbatch.server.boss.tree import with_own
+
+            frame = replace(frame, extra=with_own(frame, experiment=project if len(sizes) == 1 else alone))
         _keep(service, frame, one)
+
+
+def _free_name(catalogue: Catalogue, dataset: str, project: str) -> str:
+    """Return `project`, with the dataset before it where a project of another dataset has that name."""
+    datasets = {p.name: p.dataset for p in catalogue.projects()}
+    names = (project, *(f"{dataset}-{project}{more}" for more in ("", *(f"-{n}" for n in range(2, 100)))))
+    return next((name for name in names if datasets.get(name, dataset) == dataset), names[1])
 
 
 def _frame(name: str, dataset: str, found: Sequence[_Found]) -> Project:

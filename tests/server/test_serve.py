@@ -274,3 +274,27 @@ def test_mistakes_in_the_file_are_named_with_their_lines(tmp_path: Path, text: s
 def test_a_place_that_is_neither_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist; give a folder of volumes, or a YAML file"):
         settings(tmp_path / "nothing")
+
+
+def test_folders_of_one_name_in_two_datasets_are_two_projects(tmp_path: Path) -> None:
+    """Each keeps its own frame and channels, whichever protocol looks, and a second look changes nothing."""
+    service = Service(tmp_path)
+    frame = {"voxel_size": (1.0, 1.0, 1.0), "chunks": (8, 8, 8)}
+    near, far = noise("uint8", (8, 8, 8)), noise("uint8", (16, 8, 8))
+    store(tmp_path / "adams/embryo/em.zarr", near, offset=(0, 0, 0), **frame)
+    store(tmp_path / "brown/embryo/em.zarr", far, offset=(100, 0, 0), **frame)
+    for _ in range(2):
+        assert not fill(service)
+        assert sorted(channels(service)) == ["brown-embryo/em", "embryo/em"]
+    frames = {p.name: (p.dataset, p.offset, p.shape) for p in service.catalogue.projects()}
+    assert frames == {
+        "embryo": ("adams", (0, 0, 0), (8, 8, 8)),
+        "brown-embryo": ("brown", (100, 0, 0), (16, 8, 8)),
+    }
+    store(tmp_path / "brown/embryo/late.zarr", far, offset=(100, 0, 0), **frame)
+    fill(service)
+    assert "brown-embryo/late" in channels(service)
+    with serving(tmp_path) as (url, _):
+        for collection, data in (("adams", near), ("brown", far)):
+            volume = ndbatch.open(f"{url.replace('http', 'boss')}/{collection}/embryo/em")
+            np.testing.assert_array_equal(volume.read(volume.domain), data)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from ndbatch.server.dvid.asking import Refused
 from ndbatch.server.dvid.instance import Instance, change, instance
 from ndbatch.server.dvid.repository import Repository
 from ndbatch.server.pyramids import note_write
-from ndbatch.server.writes import COUNTED, keep_of_dvid, of_dvid
+from ndbatch.server.service import TOLD
+from ndbatch.server.writes import APART, COUNTED, keep_of_dvid, of_dvid
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -65,7 +66,16 @@ class Storage:
         """Return the volume that holds the voxels of a version, at a level; None where none were written."""
         one = self.instance
         url = one.nearest(self.repo, uuid, one.volumes)
-        return None if url is None else self.service.voxels.open(url, one.level + scale)
+        return None if url is None else self._opened(url, one.level + scale)
+
+    def _opened(self, url: str, level: int = 0) -> Volume:
+        """Return a volume of the instance; that of a channel with what the configuration tells of it."""
+        return self.service.voxels.open(url, level, self._told(url))
+
+    def _told(self, url: str) -> Mapping[str, Any]:
+        channel = self.channel()
+        told: Mapping[str, Any] = channel.extra.get(TOLD, {}) if channel is not None and channel.url == url else {}
+        return told
 
     def read(self, uuid: str, box: Box, scale: int = 0) -> Array:
         """Return the voxels of a box (z, y, x), those never written 0, in the type that DVID has for them."""
@@ -95,7 +105,7 @@ class Storage:
         one = self.instance
         if self.owner(uuid) not in one.volumes:
             return not data.any() and one.nearest(self.repo, uuid, one.volumes) is None
-        volume = self.service.voxels.open(one.volumes[self.owner(uuid)], one.level + scale)
+        volume = self._opened(one.volumes[self.owner(uuid)], one.level + scale)
         inside = box.intersect(volume.domain)
         if inside != box and self._nonzero_outside(box, inside, data):
             return False
@@ -156,7 +166,7 @@ class Storage:
             if not box.empty:
                 self._make(owner, box)
             return
-        source = self.service.voxels.open(parent)
+        source = self._opened(parent)
         domain = source.domain if box.empty else _around(source.domain, box)
         if owner in one.volumes and domain == source.domain:
             return
@@ -167,10 +177,10 @@ class Storage:
         if one.level:
             raise Refused(f"{self.name} is a coarser level of another instance, and is only read")
         target = self._place(owner)
-        if domain == source.domain and _linkable(source):
+        if domain == source.domain and _linkable(source) and not self._told(parent):
             link_tree(Path(source.address.path), target)
         else:
-            self._grown(source, domain, target)
+            self._grown(source, parent, domain, target)
         changed = change(self.service, self.repo, self.name, volumes={owner: str(target)})
         if parent == changed.volumes.get(changed.uuid) or owner == changed.uuid:
             self._show(changed)
@@ -201,27 +211,21 @@ class Storage:
         url = one.volumes.get(one.uuid, url)
         volume = api.open(url)
         with catalogue.transaction():
+            project = catalogue.project(self.repo.name)
+            first = project.shape == (1, 1, 1)
+            size = tuple(volume.voxel_size or (1.0,) * 3) if first else project.voxel_size
+            apart = any(abs(a - b) > 1e-6 * b for a, b in zip(volume.voxel_size or size, size, strict=True))
             if any(channel.name == self.name for channel in catalogue.channels(self.repo.name)):
                 catalogue.change_channel(self.repo.name, self.name, url=url)
             else:
-                kind, told = one.kind, {"dvid": {COUNTED: True}}  # each write by DVID counts its labels
-                catalogue.add_channel(
-                    Channel(
-                        self.repo.name,
-                        self.name,
-                        url,
-                        kind,
-                        volume.dtype.name,
-                        volume.levels,
-                        made=True,
-                        extra=told,
-                    )
-                )
-            project = catalogue.project(self.repo.name)
+                told = {"dvid": {COUNTED: True, APART: apart}}  # each write by DVID counts its labels
+                facts = (self.repo.name, self.name, url, one.kind, volume.dtype.name, volume.levels)
+                catalogue.add_channel(Channel(*facts, made=True, extra=told))
+            if apart:  # a coarser level of another instance, which is in no frame of other protocols
+                return
             frame = _around(Box.of_shape(project.shape, project.offset), volume.domain)
-            if project.shape == (1, 1, 1) and project.made:
+            if first and project.made:
                 frame = volume.domain
-            size = tuple(volume.voxel_size or (1.0,) * 3) if project.shape == (1, 1, 1) else project.voxel_size
             catalogue.change_project(
                 project.name,
                 shape=frame.shape,
@@ -231,13 +235,13 @@ class Storage:
                 scaling="isotropic" if volume.levels > 1 and project.levels == 1 else project.scaling,
             )
 
-    def _grown(self, source: Volume, domain: Box, target: Path) -> None:
+    def _grown(self, source: Volume, url: str, domain: Box, target: Path) -> None:
         """Make a larger copy of a volume: chunks linked where that can be, else copied voxel by voxel."""
         one = self.instance
         _create(str(target), one, domain, source)
         levels = one.scales + 1
         for level in range(levels):
-            old, new = self._level(source, level), api.open(str(target), level=level)
+            old, new = self._opened(url, level), api.open(str(target), level=level)
             shift = [a - b for a, b in zip(old.offset, new.offset, strict=True)]
             if _linkable(source) and not one.found and all(n % c == 0 for n, c in zip(shift, old.chunks, strict=True)):
                 chunks = [n // c for n, c in zip(shift, old.chunks, strict=True)]
@@ -247,9 +251,6 @@ class Storage:
                 data = old.read(block.core)
                 if data.any():
                     new.write(block.core, data)
-
-    def _level(self, source: Volume, level: int) -> Volume:
-        return api.open(source.address, level=level) if level else source
 
     def _retire(self, old: Path) -> None:
         """Take a volume that was replaced out of the folder; readers of other protocols may still have it open."""
