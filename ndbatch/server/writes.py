@@ -20,8 +20,9 @@ from ndbatch.server.pyramids import note_write
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
 
-COMMITTED, COUNTED = "committed", "counted"
-"""What DVID keeps of a channel: the version that was committed with it; whether its labels are counted and unchanged since."""
+COMMITTED, COUNTED, APART = "committed", "counted", "apart"
+"""What DVID keeps of a channel: the version that was committed with it; whether its labels are counted and unchanged since; and
+whether its voxels are of another size than those of its project, as those of a coarser level that is an instance of its own."""
 
 
 def of_dvid(channel: Channel) -> Mapping[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -182,3 +184,46 @@ def test_levels_of_a_labelmap_are_those_that_its_server_makes(
     )
     assert np.array_equal(finest[...], data * np.uint64(3))
     assert np.array_equal(ndbatch.open(url, level=2)[:, :, :16], whole[:, 0, :, 0, :, 0] * np.uint64(3))
+
+
+def test_levels_of_another_shape_stay_out_of_the_way(host: str, cells: tuple[str, Array], tmp_path: Path) -> None:
+    """A labelmap halves z too: in an experiment that keeps z nobody writes to its levels as if they were the experiment's."""
+    path, data = cells
+    ndbatch.copy(path, f"boss://{host}/lab/brain/first", levels=1, cluster="inline", directory=tmp_path / "first")
+    url = f"dvid://{host}/{root_of(host)}/seg"
+    ndbatch.copy(path, url, levels=1, cluster="inline", directory=tmp_path / "seg")
+    before = ndbatch.open(url, level=1)[...]
+    for other in (f"ndstore://{host}/brain/seg", f"boss://{host}/lab/brain/seg"):
+        volume = ndbatch.open(other)
+        assert (volume.levels, np.array_equal(volume[...], data)) == (1, True)
+        with pytest.raises(RemoteError, match="levels of another shape"):
+            volume.propagate()
+    body = zlib.compress(npy(np.full((1, 4, 4, 4), 9, np.uint64)))
+    assert HTTP.request("POST", f"http://{host}/nd/sd/brain/seg/npz/1/0,4/0,4/0,4/", body=body).status == 404
+    cutout = f"http://{host}/v1/cutout/lab/brain/seg/1/0:4/0:4/0:4/"
+    body = zlib.compress(npy(np.full((4, 4, 4), 9, np.uint64)))
+    assert HTTP.request("POST", cutout, body=body, headers={"Content-Type": "application/npygz"}).status == 400
+    assert np.array_equal(ndbatch.open(url, level=1)[...], before)
+
+
+def test_levels_that_are_instances_are_no_channels_of_other_protocols(host: str, tmp_path: Path) -> None:
+    """They are of other voxels than the rest, and would be shown at the wrong place; the frame of the others stays as it is."""
+    data = np.random.default_rng(5).integers(1, 255, (16, 64, 64), np.uint8)
+    source = ndbatch.create(tmp_path / "em.zarr", shape=data.shape, dtype="uint8", offset=(8, 64, 64), voxel_size=SIZE)
+    source.write(source.domain, data)
+    target = {"channel": "em", "levels": 2, "cluster": "inline", "directory": tmp_path / "run"}
+    (made,) = ingest(tmp_path / "em.zarr", f"dvid://{host}/brain", **target)
+    assert made.levels == 3
+    assert [entry.name for entry in ndbatch.connect(f"ndstore://{host}").ls()] == ["brain/em"]
+    assert [entry.name for entry in ndbatch.connect(f"boss://{host}").ls()] == ["brain/brain/em"]
+    for url in (f"ndstore://{host}/brain/em", f"boss://{host}/brain/brain/em"):
+        volume = ndbatch.open(url)
+        assert (volume.shape, volume.offset) == (data.shape, (8, 64, 64))
+        assert np.array_equal(volume[...], data)
+
+
+def npy(data: Array) -> bytes:
+    """Return the bytes of a file .npy."""
+    plain = io.BytesIO()
+    np.save(plain, data)
+    return plain.getvalue()

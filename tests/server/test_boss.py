@@ -183,6 +183,8 @@ def test_lists_and_slashes(same: Wire, path: str, answer: Any) -> None:
         ("POST", channel("c"), {"type": "image", "datatype": "uint32"}, (400, 1003)),
         ("POST", channel("c"), {"type": "picture", "datatype": "uint8"}, (400, 1003)),
         ("POST", channel("c"), {"type": "image", "datatype": "uint8", "default_time_sample": 1}, (400, 1003)),
+        ("POST", channel("c"), {"type": "image", "datatype": "uint8", "base_resolution": 1}, (400, 1003)),
+        ("PUT", channel("em"), {"base_resolution": 1}, (400, 1003)),
         ("PUT", "/v1/coord/frame", {"x_stop": 100}, (400, 1003)),
         ("PUT", "/v1/collection/lab/experiment/embryo", {"coord_frame": "other"}, (400, 1003)),
         ("PUT", channel("em"), {"datatype": "uint16"}, (400, 1003)),

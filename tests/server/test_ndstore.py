@@ -167,6 +167,15 @@ def test_prefixes_and_slashes(wire: Wire, path: str) -> None:
     assert wire.npz(f"{path}lab/em/npz/{BOX}").shape == (1, 12, 30, 40)
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["sd/lab/em/tiff/" + BOX, "sd/lab/seg/xyanno/3/" + BOX, "catmaid/lab/em/xy/5/0_0_0.png", "stats/lab/em/hist/"],
+)
+def test_a_service_that_is_not_offered_is_named(wire: Wire, path: str) -> None:
+    """400, as for every service that an ndstore does not know; no word of objects or channels, which are not what is wrong."""
+    assert b"is not offered here; voxels are given as hdf5, npz" in wire.get(f"/nd/{path}", 400).data
+
+
 def test_public_lists(wire: Wire) -> None:
     for path, names in (
         ("/nd/sd/public_datasets/", ["cortex"]),

@@ -59,6 +59,7 @@ def make_channel(service: Service, project: Project, name: str, facts: Mapping[s
     sample = facts.get("default_time_sample", 0)
     if not isinstance(sample, int) or not 0 <= sample < project.times:
         raise bad(f"default_time_sample is {sample!r}; the experiment has {project.times} time samples")
+    require_finest(facts)
     several = project.times > 1
     place = free_place(service.place_for(project.dataset, project.name, name))
     meant = Kind.LABELS if kind == "annotation" else Kind.IMAGE
@@ -86,6 +87,12 @@ def make_channel(service: Service, project: Project, name: str, facts: Mapping[s
         )
     )
     service.voxels.forget()
+
+
+def require_finest(facts: Mapping[str, Any]) -> None:
+    """Raise the error of BOSS for a channel whose voxels would begin at a coarser level: all protocols share level 0."""
+    if facts.get("base_resolution", 0) != 0:
+        raise bad(f"base_resolution is {facts['base_resolution']!r}; voxels are taken at resolution 0 alone")
 
 
 def drop_channel(service: Service, project: Project, channel: Channel) -> None:

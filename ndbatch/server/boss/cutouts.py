@@ -164,7 +164,7 @@ def read(service: Service, where: Region) -> Array:
 
 def _store(service: Service, where: Region, data: Array | None) -> None:
     """Merge voxels into what is there, zeros changing nothing; None sets the region to 0."""
-    if where.level not in (0, 1) or where.level >= where.channel.levels:
+    if where.level not in (0, 1) or where.level >= levels.fitting(service, where.project, where.channel):
         raise BossError(f"resolution {where.resolution} of {where.channel.name} cannot be written", NOT_STORED)
     require_writable(where.channel)
     volume = service.volume(where.channel, where.level)

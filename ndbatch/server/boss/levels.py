@@ -93,6 +93,9 @@ def respond(service: Service, call: Call, parts: Sequence[str]) -> Response:
     if found in (*RUNNING, DONE):
         raise BossError(f"the status of {channel.name} is {found}", INVALID_STATE, 409)
     require_writable(channel)
+    if fitting(service, project, channel) < channel.levels:
+        said = f"{channel.name} has coarser levels of another shape than its experiment's; copy it to another to have those"
+        raise BossError(said, INVALID_STATE, 409)
     factors = dict(zip(AXES, factor(project, 1), strict=True))
     begin(service, channel, level_count(service, project), factors)
     return Response(status_code=201)

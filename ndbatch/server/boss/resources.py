@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from ndbatch.errors import Denied
 from ndbatch.remotes.boss.geometry import AXES, TO_MICROMETRES
-from ndbatch.server.boss.channels import channel_document, drop_channel, make_channel
+from ndbatch.server.boss.channels import channel_document, drop_channel, make_channel, require_finest
 from ndbatch.server.boss.errors import REFERENCED, BossError, bad
 from ndbatch.server.boss.levels import level_count
 from ndbatch.server.boss.metadata import scope_of
@@ -245,6 +245,7 @@ def _changes(call: Call, kind: str) -> dict[str, Any]:
     for key in facts:
         if key not in CHANGEABLE[kind]:
             raise bad(f"{key} of a {kind} cannot be changed; what can: {', '.join(CHANGEABLE[kind])}")
+    require_finest(facts)
     return facts
 
 

@@ -17,6 +17,7 @@ from ndbatch.errors import Conflict, NotFound
 from ndbatch.remotes.boss.geometry import AXES, DTYPES, TO_MICROMETRES
 from ndbatch.server.boss.errors import absent, bad
 from ndbatch.server.catalogue import Catalogue, Channel, Project
+from ndbatch.server.writes import APART, of_dvid
 
 COLLECTIONS, FRAMES = "boss:collection", "boss:frame"
 WIDER = {"bool": "uint8", "uint32": "uint64"}
@@ -37,7 +38,9 @@ def with_own(kept: Project | Channel, **facts: Any) -> dict[str, Any]:
 
 
 def datatype(channel: Channel) -> str | None:
-    """Return the type under which a channel is served, None where BOSS has none for it."""
+    """Return the type under which a channel is served, None where BOSS has none for it, or no frame."""
+    if of_dvid(channel).get(APART):
+        return None
     served = WIDER.get(channel.dtype, channel.dtype)
     return served if served in DTYPES else None
 

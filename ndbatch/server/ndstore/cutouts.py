@@ -118,7 +118,7 @@ def _store(service: Service, where: Cutout, arrays: Sequence[Array]) -> None:
     for channel, data in zip(where.channels, arrays, strict=True):
         if said := refusal(channel):
             raise PlanError(said)
-        if where.level >= channel.levels:
+        if where.level >= fitting(service, where.project, channel):
             raise PlanError(f"level {where.level} of {channel.name} is not there; propagate it")
         volume = service.volume(channel, where.level)
         first = where.times[0] if where.times else times_of(service, channel)[0]

@@ -11,7 +11,7 @@ from ndbatch.errors import PlanError
 from ndbatch.remotes.ndstore.frame import factor
 from ndbatch.server.calls import Call, plain
 from ndbatch.server.catalogue import Channel, Project
-from ndbatch.server.ndstore.tokens import channel_of, keep_own, propagation
+from ndbatch.server.ndstore.tokens import channel_of, fitting, keep_own, propagation
 from ndbatch.server.pyramids import begin
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ def _set(service: Service, project: Project, channel: Channel, value: str) -> No
     if value == "1" and now == 0 and not channel.read_only:
         if project.levels < 2:
             raise PlanError(f"{project.name} has one level; scalinglevels of its dataset decides")
+        if fitting(service, project, channel) < min(channel.levels, project.levels):
+            raise PlanError(
+                f"{channel.name} has coarser levels of another shape than its dataset's; copy it to another channel to have those"
+            )
         factors = dict(zip("zyx", factor(project.scaling, 1), strict=True))
         begin(service, channel, project.levels, factors)
     elif value == "0" and now != 1:

@@ -16,7 +16,7 @@ from ndbatch.errors import Denied, NdbatchError, NoRoom, NotFound
 from ndbatch.server.calls import Call, TooLarge, as_json, endpoint, plain
 from ndbatch.server.ndstore import channels, cutouts, pictures, propagation, ramon, resources
 from ndbatch.server.ndstore.documents import project_info, public_datasets
-from ndbatch.server.ndstore.grammar import CUTOUTS, PLANES, SERVICES
+from ndbatch.server.ndstore.grammar import APPLICATIONS, CUTOUTS, ELSEWHERE, PLANES, SERVICES
 from ndbatch.server.ndstore.tokens import info, project_of, tokens
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def routes(service: Service) -> list[BaseRoute]:
             return resources.respond(service, call, parts[1:])
         if parts[0] == "metadata":
             return resources.metadata(service, call, parts[1:])
+        if parts[0] in APPLICATIONS:
+            return _not_offered(parts[0])
         raise NotFound(f"{call.path} is not served")
 
     def bare(prefix: str) -> Callable[[Call], Response]:
@@ -73,12 +75,20 @@ def answers(error: NdbatchError) -> Response:
     return plain(error.message, 403 if isinstance(error, Denied) else 404)
 
 
+def _not_offered(name: str) -> Response:
+    """Answer for a service of ndstore that is none here: 400, as to every unknown one."""
+    forms, planes = ", ".join(CUTOUTS), ", ".join(PLANES)
+    return plain(f"{name} is not offered here; voxels are given as {forms}, pictures as {planes}", 400)
+
+
 def _data(service: Service, call: Call, parts: Sequence[str]) -> Response:
     """Answer a request to the data service."""
     if parts[:1] == ["public_tokens"]:
         return as_json(tokens(service))
     if parts[:1] == ["public_datasets"]:
         return as_json(public_datasets(service))
+    if parts[:1] == ["autoIngest"]:
+        return _not_offered("autoIngest")
     if len(parts) < 2:
         raise NotFound(f"{call.path} is not served")
     token, rest = parts[0], list(parts[1:])
@@ -92,6 +102,10 @@ def _data(service: Service, call: Call, parts: Sequence[str]) -> Response:
     project = project_of(service, token)
     if len(rest) > 1 and rest[1] in ("getPropagate", "setPropagate"):
         return propagation.respond(service, call, project, rest)
+    if rest[0] in ELSEWHERE and all(channel.name != rest[0] for channel in service.catalogue.channels(project.name)):
+        return _not_offered(rest[0])
+    if len(rest) > 1 and rest[1] in ELSEWHERE:
+        return _not_offered(rest[1])
     channel = "" if rest[0] in SERVICES else rest.pop(0)
     if rest and rest[0] in PLANES:
         return pictures.respond(service, project, channel, rest)

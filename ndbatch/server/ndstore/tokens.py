@@ -12,6 +12,7 @@ from ndbatch.remotes.base import Kind, Volume
 from ndbatch.remotes.ndstore.frame import DTYPES, ISOTROPIC, UNIT, WIDE, cuboid, factor, level_box
 from ndbatch.server.catalogue import Channel, Project
 from ndbatch.server.pyramids import Making, making, stale
+from ndbatch.server.writes import APART, of_dvid
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -24,7 +25,9 @@ Document = dict[str, Any]
 
 
 def datatype(channel: Channel) -> str | None:
-    """Return the type under which a channel is served, None where ndstore has none for it."""
+    """Return the type under which a channel is served, None where ndstore has none for it, or no frame."""
+    if of_dvid(channel).get(APART):
+        return None
     served = SERVED.get(channel.dtype, channel.dtype)
     return served if served in DTYPES else None
 
