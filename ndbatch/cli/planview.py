@@ -61,6 +61,13 @@ def _head(document: Mapping[str, Any]) -> Iterator[str]:
     for way, entries in (("reads", document["inputs"]), ("writes", document["outputs"])):
         for name, entry in entries.items():
             yield f"  {way:<8} {name}: {entry['url']}{_what(entry)}"
+    if asked := document.get("bucket_requests"):
+        kinds = ", ".join(f"{asked[kind]:,} {kind}" for kind in ("GET", "PUT", "LIST"))
+        prices = asked["dollars_per_1000"]
+        yield (
+            f"  buckets  about {kinds}: ${asked['dollars']:.2g} where a thousand GET cost ${prices['GET']:g}, "
+            f"PUT and LIST ${prices['PUT']:g}"
+        )
 
 
 def _what(entry: Mapping[str, Any]) -> str:

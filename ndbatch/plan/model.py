@@ -11,7 +11,8 @@ from ndbatch.config.model import Config
 from ndbatch.config.secret import Secret
 from ndbatch.geometry import Box, Grid, Shape
 from ndbatch.plan.blocks import Cost
-from ndbatch.plan.program import Bound, Map, Stage, level_of, ratio
+from ndbatch.plan.program import Bound, Map, Stage, level_of
+from ndbatch.plan.requests import Traffic
 from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import ArraySpec, Volume
 from ndbatch.steps.base import ArrayInfo
@@ -123,18 +124,12 @@ class Plan:
 
     def requests(self, stage: Stage) -> int:
         """Return how many chunks the stage reads, those read again for context included (an estimate from an inner block)."""
-        total, grid = 0, self.blocks(stage)
-        for load in stage.loads:
-            chunks = (
-                self.sources[load.name].chunks if load.name in self.sources else self.targets[load.name].spec.chunks
-            )
-            by = ratio(self.infos[load.name].scales, stage.scale)
-            per_block = 1
-            for n, f, h, c, extent in zip(grid.block, by, load.halo, chunks, grid.bounds.shape, strict=True):
-                n, extent = -(-n // f), -(-extent // f)
-                per_block *= min(-(-(n + 2 * h) // c) + (1 if h else 0), -(-extent // c) + (1 if h else 0))
-            total += per_block * len(grid)
-        return total
+        return self.traffic.chunks(stage)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the run reads and writes, request by request."""
+        return Traffic(self.stages, self.grids, self.infos, self.sources, self.targets)
 
     def document(self) -> dict[str, Any]:
         """Return the plan as JSON: what `plan.json`, `ndbatch plan --json` and the report show."""
@@ -159,7 +154,7 @@ class Plan:
             }
             for stage in self.stages
         ]
-        info = next(iter(self.infos.values()))
+        info, asked = next(iter(self.infos.values())), self.traffic.asked()
         return {
             "name": self.config.name,
             "fingerprint": self.fingerprint,
@@ -180,7 +175,8 @@ class Plan:
             "levels": self._volume_outputs(finest=False),
             "staging": self._staging(),
             "stages": stages,
-            "warnings": list(self.warnings),
+            **({"bucket_requests": asked.document()} if asked else {}),
+            "warnings": [*self.warnings, *self.traffic.warnings()],
         }
 
     def proved(self, stage: Stage) -> tuple[str, ...]:

@@ -100,7 +100,8 @@ class Chaos:
     """Connections that clients made."""
     met: list[tuple[str, str]] = field(default_factory=list)
     """Faults in order: kind, and `METHOD /path`."""
-    _seen: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
+    """How often each request was made: `METHOD /path`, and the range where one was asked for."""
     _refused: tuple[int, str] = (0, "")
 
     def refuse(self, status: int, where: str = "") -> None:
@@ -114,8 +115,8 @@ class Chaos:
 
     def next(self, request: str) -> tuple[str, random.Random]:
         """Count a request and return its fault."""
-        self._seen[request] += 1
-        kind, dice = self.faults.of(request, self._seen[request])
+        self.asked[request] += 1
+        kind, dice = self.faults.of(request, self.asked[request])
         self.counts[kind] += 1
         if kind:
             self.met.append((kind, request))
