@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 CUTOUTS = ("hdf5", "npz", "blosc", "raw", "zip", "jpeg")
 PLANES = ("xy", "xz", "yz")
 SERVICES = (*CUTOUTS, *PLANES, "id", "ids")
-APPLICATIONS = frozenset("catmaid tilecache stats ndgraph overlay synaptogram viz ingest autoIngest".split())
-ELSEWHERE = frozenset("tiff diff blaze xyanno xzanno yzanno mcfc minproj maxproj exceptions nii swc csv".split())
+APPLICATIONS = re.compile("catmaid|tilecache|stats|ndgraph|overlay|synaptogram|viz|ingest|autoIngest")
+ELSEWHERE = re.compile("tiff|diff|blaze|(xy|xz|yz)anno|mcfc|minproj|maxproj|exceptions|nii|swc|csv")
 """What an ndstore offers beside and this service does not; see docs/design/ndstore.md for what stands in for each."""
 LIMIT = 2**31 - 2**17
 """Most bytes of voxels of one request."""

@@ -45,7 +45,7 @@ def routes(service: Service) -> list[BaseRoute]:
             return resources.respond(service, call, parts[1:])
         if parts[0] == "metadata":
             return resources.metadata(service, call, parts[1:])
-        if parts[0] in APPLICATIONS:
+        if APPLICATIONS.fullmatch(parts[0]):
             return _not_offered(parts[0])
         raise NotFound(f"{call.path} is not served")
 
@@ -102,9 +102,11 @@ def _data(service: Service, call: Call, parts: Sequence[str]) -> Response:
     project = project_of(service, token)
     if len(rest) > 1 and rest[1] in ("getPropagate", "setPropagate"):
         return propagation.respond(service, call, project, rest)
-    if rest[0] in ELSEWHERE and all(channel.name != rest[0] for channel in service.catalogue.channels(project.name)):
+    if ELSEWHERE.fullmatch(rest[0]) and all(
+        channel.name != rest[0] for channel in service.catalogue.channels(project.name)
+    ):
         return _not_offered(rest[0])
-    if len(rest) > 1 and rest[1] in ELSEWHERE:
+    if len(rest) > 1 and ELSEWHERE.fullmatch(rest[1]):
         return _not_offered(rest[1])
     channel = "" if rest[0] in SERVICES else rest.pop(0)
     if rest and rest[0] in PLANES:
