@@ -2,12 +2,14 @@
 
 Each line holds `time` (UTC, ISO 8601), `type` (the event's class name) and the event's fields. Lines are appended and
 flushed one by one, also by a later session of the same run. A line torn by a crash is skipped when the file is read.
+Times of one session are that of its begin and the seconds since: a clock that is set meanwhile changes none of them.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -29,6 +31,7 @@ class EventLog:
         self.broken = ""
         torn = _torn(path)
         self._file = path.open("a", encoding="utf-8")
+        self._begun = time.time() - time.monotonic()
         if torn:
             self._file.write("\n")
 
@@ -36,7 +39,8 @@ class EventLog:
         """Append `event`."""
         if self.broken:
             return
-        line = {"time": timestamp(), "type": type(event).__name__, **plain(asdict(event))}
+        when = datetime.fromtimestamp(self._begun + time.monotonic(), UTC)
+        line = {"time": timestamp(when), "type": type(event).__name__, **plain(asdict(event))}
         try:
             self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
             self._file.flush()

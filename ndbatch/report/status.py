@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ndbatch.events import Counts
-from ndbatch.report.summary import Traffic, rate_words, settled_counts, stage_traffic
+from ndbatch.report.summary import Traffic, rate_words, settled_counts, stage_traffic, worked
 from ndbatch.report.words import count, duration, facts, percent
 
 if TYPE_CHECKING:
@@ -25,12 +24,12 @@ _MEANING = {
 TOLD_FAILURES = 5
 
 
-def status_lines(journal: Journal, now: float | None = None) -> list[str]:
-    """Return the state of a run for a reader; `now` is the time in seconds since 1970 (the clock's if not given).
+def status_lines(journal: Journal) -> list[str]:
+    """Return the state of a run for a reader.
 
-    Rates and the time left are those of the last session, so that a pause between sessions does not count.
+    Rates and the time left are those of the last session, so that a pause between sessions does not count; times end with
+    its last event, so that the reader's clock need not be that of the driver.
     """
-    now = time.time() if now is None else now
     status, document = journal.status, journal.document
     counts, traffic, found = settled_counts(journal), stage_traffic(journal.directory), journal.facts()
     overall = sum(counts, Counts())
@@ -38,13 +37,13 @@ def status_lines(journal: Journal, now: float | None = None) -> list[str]:
     if status == "failed" and not failures:
         status = "ended"
     lines = [f"{document.get('name', 'run')}: {_MEANING.get(status, status)}{_who(journal, status)}"]
-    lines.append(f"  {_progress(overall)}{_since(journal, now)}")
+    lines.append(f"  {_progress(overall)}{_since(journal)}")
     if status == "running" and (dashboard := journal.get("dashboard")):
         lines.append(f"  dashboard: {dashboard}")
     for stage, outcome in zip(document.get("stages", []), counts, strict=True):
         seen = traffic.get(stage["index"], Traffic())
         running = status == "running"
-        parts = [_progress(outcome), rate_words(seen), _left(outcome, seen, now) if running else ""]
+        parts = [_progress(outcome), rate_words(seen), _left(outcome, seen) if running else ""]
         lines.append(f"  [{stage['index'] + 1}/{len(counts)}] {stage['name']}: {', '.join(p for p in parts if p)}")
         lines += [f"      {name}: {told}" for name, told in facts(found.get(stage["index"], {}))]
     for failure in failures[:TOLD_FAILURES]:
@@ -65,12 +64,12 @@ def _progress(counts: Counts) -> str:
     return ", ".join(parts)
 
 
-def _left(counts: Counts, seen: Traffic, now: float) -> str:
+def _left(counts: Counts, seen: Traffic) -> str:
     """Return the time left of a stage at the rate of this session."""
     todo = counts.pending + counts.running
     if not todo or not seen.fresh:
         return ""
-    return f"{duration(max(now - seen.fresh_since, 1e-3) / seen.fresh * todo)} left"
+    return f"{duration(max(seen.fresh_seconds, 1e-3) / seen.fresh * todo)} left"
 
 
 def _who(journal: Journal, status: str) -> str:
@@ -81,7 +80,7 @@ def _who(journal: Journal, status: str) -> str:
     return f" (process {holder.get('pid')} on {holder.get('host')})"
 
 
-def _since(journal: Journal, now: float) -> str:
+def _since(journal: Journal) -> str:
     """Return when the last session began and how long it lasted."""
     sessions = journal.sessions()
     if not sessions:
@@ -91,4 +90,4 @@ def _since(journal: Journal, now: float) -> str:
     several = f", session {len(sessions)}" if len(sessions) > 1 else ""
     if last["ended"] is None and journal.status == "dead":
         return f", started {began}{several}"
-    return f", started {began}, {duration((last['ended'] or now) - last['started'])}{several}"
+    return f", started {began}, {duration(worked(sessions, journal.directory)[-1])}{several}"

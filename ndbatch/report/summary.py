@@ -6,7 +6,6 @@ are missing and nothing else.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,8 +40,7 @@ class Traffic:
     fresh: int = 0
     """Blocks done in the last session."""
     fresh_seconds: float = 0.0
-    fresh_since: float = 0.0
-    """Time the last session began this stage, seconds since 1970."""
+    """Seconds of the last session up to its last event."""
 
 
 def summarise(directory: Path) -> dict[str, Any]:
@@ -119,7 +117,7 @@ def stage_traffic(directory: Path) -> dict[int, Traffic]:
             continue
         stage = stages.setdefault(index, Traffic())
         if kind == "StageStarted":
-            begun[index], stage.fresh_since = now, now
+            begun[index] = now
         elif kind == "BlockRetried":
             stage.retried += 1
         elif kind == "BlocksDone":
@@ -138,13 +136,13 @@ def worked(sessions: Sequence[Mapping[str, Any]], directory: Path) -> list[float
     """Return the seconds of each session; one that was killed, or still goes on, counts until its last event."""
     starts = [float(session["started"]) for session in sessions]
     ends = [session["ended"] for session in sessions]
-    last = list(starts)
+    last, place = list(starts), 0
     if None in ends:
         for event in read_events(directory / EVENTS):
             now = seconds_of(event["time"])
-            place = bisect_right(starts, now) - 1
-            if place >= 0:
-                last[place] = max(last[place], now)
+            if event["type"] == "RunStarted":  # the nearest, not the last before it: the clock may have been set back
+                place = min(range(len(starts)), key=lambda i: abs(starts[i] - now))
+            last[place] = max(last[place], now)
     return [max((float(e) if e is not None else f) - s, 0.0) for s, e, f in zip(starts, ends, last, strict=True)]
 
 
