@@ -28,6 +28,8 @@ from ndbatch.remotes.dvid.remote import DvidRemote
 from ndbatch.remotes.dvid.streams import pack, unpack
 from ndbatch.remotes.dvid.voxels import ingest_supervoxels
 from ndbatch.server.service import Access
+from ndbatch.steps.base import Patch
+from ndbatch.steps.pooling import pool
 from ndbatch.testing.serving import serving
 
 B = 32
@@ -612,3 +614,29 @@ def test_nonsense_is_answered_in_words(server: Server, path: str) -> None:
     text = server.call("GET", path.replace("{u}", root), status=400)
     assert text
     assert b"Traceback" not in text
+
+
+def test_labels_of_one_level_have_another_that_is_made_as_it_is_read(tmp_path: Path) -> None:
+    """Viewers take no labelmap without coarser levels; what is read follows each write, and is never written."""
+    z, y, x = np.ogrid[:70, :50, :90]
+    data = ((z // 7) * 10_000 + (y // 9) * 100 + x // 11 + 1).astype(np.uint64)
+    found = ndbatch.create(tmp_path / "lab/seg.zarr", shape=data.shape, dtype="uint64", kind="labels", chunks=(B, B, B))
+    found.write(found.domain, data)
+    with serving(tmp_path) as (url, _):
+        (entry,) = ndbatch.connect(url.replace("http", "dvid")).ls()
+        volume = ndbatch.open(entry.url)
+        assert volume.levels == 2
+        coarser = ndbatch.open(entry.url, level=1)
+        for _ in range(2):
+            expected = pool(Patch(data, found.domain), coarser.domain, (2, 2, 2), "mode")
+            np.testing.assert_array_equal(coarser.read(coarser.domain), expected)
+            data = data + np.uint64(5)
+            volume.write(volume.domain, data)
+        server = Server(url, tmp_path)
+        (root,) = server.json("GET", "/repos/info")
+        assert server.json("GET", f"/node/{root}/seg/info")["Extended"]["MaxDownresLevel"] == 1
+        whole = f"/node/{root}/seg/blocks/64_64_64/0_0_0?compression=blocks"
+        server.call(
+            "POST", f"/node/{root}/seg/blocks?scale=1&noindexing=true", server.call("GET", f"{whole}&scale=1"), 400
+        )
+        server.call("GET", f"{whole}&scale=2", status=400)

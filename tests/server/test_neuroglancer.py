@@ -60,7 +60,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Ser
     store(root / "lab/bars/image.zarr", pattern(), **plain)
     ids = (np.searchsorted(BARS, pattern()) + 1).astype(np.uint64) * (pattern() > 0)
     store(root / "lab/bars/ids.zarr", ids.astype(np.uint64), kind="labels", **plain)
-    # Its source dvid:// takes no labels that have one level alone.
+    store(root / "lab/bars/flat.zarr", ids.astype(np.uint64), kind="labels", **plain)
     ndbatch.downsample(root / "lab/bars/ids.zarr", levels=1, cluster="inline", directory=root.parent / "levels")
     with serving(root, Access("nobody")) as (url, made):
         yield url, made
@@ -156,10 +156,12 @@ def test_an_image_is_drawn_as_it_is(service: tuple[str, Service], browser: Any, 
     assert grey[3:13, inner(0)].max() <= 1
 
 
-@pytest.mark.parametrize("scheme", SOURCES)
-def test_labels_are_drawn_in_colours(service: tuple[str, Service], browser: Any, tmp_path: Path, scheme: str) -> None:
-    """Every id has one colour of its own, and the background none."""
-    layer = viewer.layer(source(service, "ids", scheme), "ids", "labels")
+@pytest.mark.parametrize(("scheme", "channel"), [*((scheme, "ids") for scheme in SOURCES), ("dvid", "flat")])
+def test_labels_are_drawn_in_colours(
+    service: tuple[str, Service], browser: Any, tmp_path: Path, scheme: str, channel: str
+) -> None:
+    """Every id has one colour of its own, and the background none; `flat` has one level alone."""
+    layer = viewer.layer(source(service, channel, scheme), "ids", "labels")
     layer |= {"selectedAlpha": 1, "notSelectedAlpha": 1, "segmentColors": {"2": "#ff0000", "4": "#0000ff"}}
     colours = centres(drawn(browser, service[0], layer, tmp_path / f"{scheme}.png"))
     assert colours[3:13, inner(0)].max() <= 1
@@ -179,9 +181,9 @@ def test_the_link_of_the_start_page_opens_the_viewer(
     page = browser.new_page(viewport={"width": 900, "height": 700})
     try:
         page.goto(service[0])
-        assert page.locator("article").count() == 2
+        assert page.locator("article").count() == 3
         page.wait_for_load_state("networkidle")
-        assert page.evaluate("[...document.images].map(one => one.naturalWidth > 0)") == [True, True]
+        assert page.evaluate("[...document.images].map(one => one.naturalWidth > 0)") == [True, True, True]
         page.locator("article", has_text="image").get_by_text("Open in Neuroglancer").last.click()
         page.wait_for_url("**/neuroglancer/**")
         page.get_by_text("Sections").wait_for()

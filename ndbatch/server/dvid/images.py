@@ -155,11 +155,15 @@ def _span(ask: Ask) -> Box:
 
 def present(ask: Ask, boxes: Iterator[Box], scale: int = 0) -> Iterator[tuple[Shape, Array]]:
     """Yield place (z, y, x, in blocks) and voxels of those blocks that hold anything."""
-    volume = storage(ask).volume(ask.uuid, scale)
+    store, made = storage(ask), scale > ask.instance.scales
+    volume = store.volume(ask.uuid, 0 if made else scale)
     for box in boxes:
         if volume is None:
             continue  # a list of blocks that is none is still an error
-        data = ask.service.voxels.read(volume, box).astype(ask.instance.dtype, copy=False)
+        if made:
+            data = store.read(ask.uuid, box, scale)
+        else:
+            data = ask.service.voxels.read(volume, box).astype(ask.instance.dtype, copy=False)
         if data.any():
             yield tuple(a // n for a, n in zip(box.start, ask.instance.block, strict=True)), data
 

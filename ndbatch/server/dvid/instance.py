@@ -54,6 +54,14 @@ class Instance:
     found: bool = False
     """Not made through DVID."""
 
+    @property
+    def shown(self) -> int:
+        """Coarsest level that is read: of labels that were found with one level the next is made as it is read.
+
+        Neuroglancer takes no labelmap whose MaxDownresLevel is 0. What a client created with 0 says 0, as in DVID.
+        """
+        return 1 if self.found and self.typename == "labelmap" and not self.scales else self.scales
+
     def document(self) -> dict[str, Any]:
         """Return it as JSON types."""
         return asdict(self)
@@ -115,7 +123,7 @@ class Instance:
             "ScaleLevel": 0,
         }
         if self.typename == "labelmap":
-            extended |= {"IndexedLabels": True, "MaxDownresLevel": self.scales}
+            extended |= {"IndexedLabels": True, "MaxDownresLevel": self.shown}
         return {"Base": base, "Extended": extended, "Extents": {"MinPoint": first, "MaxPoint": last}}
 
 

@@ -23,13 +23,11 @@ from ndbatch.server.dvid.images import grow, listed, storage, voxels_of, wire
 from ndbatch.server.dvid.label_index import LabelIndex, add_counts
 from ndbatch.server.dvid.pictures import picture
 from ndbatch.server.dvid.storage import Storage
-from ndbatch.steps.base import Patch
-from ndbatch.steps.pooling import pool
 
 
 def read(ask: Ask, box: Box, scale: int) -> Array:
     """Return the labels of a box: bodies, or supervoxels where these are asked for."""
-    return to_bodies(storage(ask).read(ask.uuid, box, _known(ask, scale)), bodies_of(ask))
+    return to_bodies(storage(ask).read(ask.uuid, box, _shown(ask, scale)), bodies_of(ask))
 
 
 def bodies_of(ask: Ask) -> Array:
@@ -51,9 +49,17 @@ def scale_of(ask: Ask) -> int:
     return ask.number("scale") % 256
 
 
-def _known(ask: Ask, scale: int) -> int:
+def _shown(ask: Ask, scale: int) -> int:
+    if scale > ask.instance.shown:
+        raise PlanError(f"scale {scale} is above MaxDownresLevel, which is {ask.instance.shown}")
+    return scale
+
+
+def _stored(ask: Ask, scale: int) -> int:
     if scale > ask.instance.scales:
-        raise PlanError(f"scale {scale} is above MaxDownresLevel, which is {ask.instance.scales}")
+        raise PlanError(
+            f"scale {scale} is not stored, and cannot be written; the coarsest that is stored is {ask.instance.scales}"
+        )
     return scale
 
 
@@ -152,9 +158,7 @@ def _coarser(ask: Ask, store: Storage, box: Box) -> None:
     """Make the coarser levels of what was written: the label that most of 8 voxels have."""
     for scale in range(1, ask.instance.scales + 1):
         box = box.coarsened((2, 2, 2))
-        finer = box.refined((2, 2, 2))
-        data = pool(Patch(store.read(ask.uuid, finer, scale - 1), finer), box, (2, 2, 2), "mode")
-        store.write_alone(ask.uuid, box, data, scale)
+        store.write_alone(ask.uuid, box, store.halved(ask.uuid, box, scale), scale)
 
 
 def _gunzipped(body: bytes, most: int) -> bytes:
@@ -178,7 +182,7 @@ def _records(ask: Ask, boxes: Iterator[Box], default: str) -> Response:
     }
     if how not in packers:
         raise PlanError(f"compression {how!r} is not one of {', '.join(packers)}")
-    found, pairs = images.present(ask, boxes, _known(ask, scale)), bodies_of(ask)
+    found, pairs = images.present(ask, boxes, _shown(ask, scale)), bodies_of(ask)
     return octets(pack((place, packers[how](to_bodies(data, pairs))) for place, data in found))
 
 
@@ -214,7 +218,7 @@ def post_blocks(ask: Ask) -> Response:
     with store.lock(alone=True):
         if scale or ask.flag("noindexing"):
             for box, data in pieces:
-                store.write_alone(ask.uuid, box, data, _known(ask, scale))
+                store.write_alone(ask.uuid, box, data, _stored(ask, scale))
         else:
             _indexed(ask, store, pieces, mutate=False)
         if ask.flag("downres"):
@@ -237,7 +241,7 @@ def ingest(ask: Ask) -> Response:
     """POST ingest-supervoxels: voxels and nothing else; neither sizes nor extents change."""
     store, scale = storage(ask), scale_of(ask)
     for box, data in _posted(ask):
-        store.write(ask.uuid, box, data, _known(ask, scale))
+        store.write(ask.uuid, box, data, _stored(ask, scale))
     if not scale:
         store.note_write(ask.uuid)
     ask.repo.changed()

@@ -27,6 +27,8 @@ from ndbatch.server.dvid.repository import Repository
 from ndbatch.server.pyramids import note_write
 from ndbatch.server.service import TOLD
 from ndbatch.server.writes import APART, COUNTED, keep_of_dvid, of_dvid
+from ndbatch.steps.base import Patch
+from ndbatch.steps.pooling import pool
 
 if TYPE_CHECKING:
     from ndbatch.server.service import Service
@@ -79,11 +81,18 @@ class Storage:
 
     def read(self, uuid: str, box: Box, scale: int = 0) -> Array:
         """Return the voxels of a box (z, y, x), those never written 0, in the type that DVID has for them."""
-        volume = self.volume(uuid, scale)
-        dtype = self.instance.dtype
+        one = self.instance
+        if scale > one.scales and scale == one.shown:
+            return self.halved(uuid, box, scale)
+        volume, dtype = self.volume(uuid, scale), one.dtype
         if volume is None:
             return np.zeros(box.shape, dtype)
         return self.service.voxels.read(volume, box).astype(dtype, copy=False)
+
+    def halved(self, uuid: str, box: Box, scale: int) -> Array:
+        """Return the labels of a box of a level as the one below it has them: each is the one that most of 8 voxels have."""
+        finer = box.refined((2, 2, 2))
+        return pool(Patch(self.read(uuid, finer, scale - 1), finer), box, (2, 2, 2), "mode")
 
     def write(self, uuid: str, box: Box, data: Array, scale: int = 0) -> None:
         """Store voxels of a box at a version; zeros beyond what is there change nothing. For images and single levels."""
