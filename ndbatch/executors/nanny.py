@@ -9,6 +9,10 @@ from types import ModuleType
 from typing import Any
 
 from distributed import Nanny
+from distributed.core import Status
+
+STARTS = 4
+"""Attempts to start a worker process that is killed while it starts."""
 
 
 class QuietNanny(Nanny):  # type: ignore[misc]
@@ -19,8 +23,13 @@ class QuietNanny(Nanny):  # type: ignore[misc]
     """
 
     async def instantiate(self) -> Any:
-        """Start the worker process."""
+        """Start the worker process; again where it is killed before it has begun, which dask takes for the cluster's failure."""
         with _no_main():
+            for _ in range(STARTS - 1):
+                first = self.status in (Status.init, Status.starting)  # later, dask itself starts the worker again
+                status = await super().instantiate()
+                if status != Status.stopped or not first:
+                    return status
             return await super().instantiate()
 
 
