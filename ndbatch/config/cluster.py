@@ -60,7 +60,7 @@ class Cluster(Document):
     jobs: Positive = 1
     """Jobs to keep in the queue; a job that ends before the run does is replaced."""
     minimum: Annotated[int, Field(ge=0)] | None = None
-    """Fewest jobs, where their number follows the work."""
+    """Fewest jobs, where their number follows the work; one is kept in any case until the run ends."""
     maximum: Positive | None = None
     """Most jobs, where their number follows the work; jobs is not used then."""
     cores: Positive = 1

@@ -31,7 +31,7 @@ def make_executor(cluster: Cluster, workers: int, directory: Path, limit: float 
             return ProcessesExecutor(workers, directory / "run.log", cluster.resources)
         case _:
             from ndbatch.executors.dask import DaskExecutor
-            from ndbatch.executors.deployments import deploy
+            from ndbatch.executors.deployments import deploy, silence
 
             deployment = deploy(cluster, workers, directory / "scratch" / "dask", directory / "jobs", limit)
-            return DaskExecutor(deployment, cluster.patience)
+            return DaskExecutor(deployment, cluster.patience, silence(limit))

@@ -36,7 +36,7 @@ def require_stage_opens(client: Any, stage: str, title: str) -> None:
     """Raise ClusterError where a worker cannot import a function or open a volume of the stage."""
     found = client.run(can_open, stage, on_error="return")
     for address, said in found.items():
-        if said:
+        if said and not isinstance(said, OSError):  # that one ended meanwhile, which is not the work's fault
             text = said if isinstance(said, str) else f"{type(said).__name__}: {said}"
             raise ClusterError(
                 f"{title}: the worker at {address} cannot open the work: {text}; workers need the same modules and the "

@@ -60,6 +60,9 @@ class Executor(ABC):
     def wait(self, seconds: float) -> Sequence[Reply]:
         """Return replies, waiting for the first for at most `seconds`."""
 
+    def drain(self) -> None:
+        """Begin no batch that was not begun; those come back untouched, or are done where that cannot be known."""
+
     @abstractmethod
     def close(self) -> None:
         """Stop everything that was started, also after an error."""

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ndbatch.errors import ClusterError, OutOfMemory, RemoteError, WorkerKilled
+from ndbatch.errors import ClusterError, OutOfMemory, RemoteError, TimeLimit, WorkerKilled
 from ndbatch.executors.agreement import require_same_versions, require_stage_opens
 from ndbatch.executors.base import Executor, Reply, WorkerDeath
 from ndbatch.executors.deployments import Deployment, deaf_to_ctrl_c
@@ -26,16 +26,23 @@ WINDOW = 3
 """Batches under way for each thread: one that runs, and two that keep it from waiting."""
 LOOK_EVERY = 2.0
 """Seconds between two looks at the workers."""
+TOO_LONG = (
+    "walltime: workers ended in good order, at their lifetime or with their job, before the block was done; raise cluster: "
+    "walltime (or --lifetime of the workers), or use smaller blocks"
+)
 ACCOUNTED_WITHIN = 3.0
 """Seconds that a queue gets to say why a job ended before the worker's death is told without its word."""
 
 
 class DaskExecutor(Executor):
-    """Runs batches as dask tasks, two or three a thread under way. ClusterError where no worker starts in `patience` s."""
+    """Runs batches as dask tasks, two or three a thread under way. ClusterError where no worker starts in `patience` s.
+
+    For `silence` seconds a worker that is at a batch need not give a sign.
+    """
 
     batch_seconds = 2.0
 
-    def __init__(self, deployment: Deployment, patience: float) -> None:
+    def __init__(self, deployment: Deployment, patience: float, silence: float = 3600.0) -> None:
         import distributed
 
         self._distributed, self._deployment, self._patience = distributed, deployment, patience
@@ -44,6 +51,9 @@ class DaskExecutor(Executor):
         self._batches: dict[int, Batch] = {}
         self._done: deque[int] = deque(maxlen=10_000)
         self._suspects: set[int] = set()
+        self._cut: set[int] = set()
+        self._left: set[str] = set()
+        self._heard, self._paused = 0.0, 0
         self._shares: dict[str, float] = {}
         self._run = f"ndbatch-{uuid.uuid4().hex}"
         self._stage, self._stages = "", 0
@@ -59,7 +69,7 @@ class DaskExecutor(Executor):
             self._client = self._connect()
             self._first_worker()
             require_same_versions(self._client, deployment.title)
-            self._client.register_plugin(lookout_plugin(distributed, self._run))
+            self._client.register_plugin(lookout_plugin(distributed, self._run, silence))
             self._watching = True
             self.dashboard = str(deployment.dashboard or self._client.dashboard_link or "")
         except BaseException:
@@ -73,9 +83,11 @@ class DaskExecutor(Executor):
                 address, timeout=10, set_as_default=False, security=self._deployment.security
             )
         except (OSError, TimeoutError) as error:
+            said, told = " ".join(str(error).split()), "start one with: dask scheduler"
+            if self._deployment.security is not None:
+                told = "start one, or look at the certificates in cluster: tls"
             raise RemoteError(
-                f"cluster.address: no dask scheduler answers at {address} ({error}); start one with: dask scheduler",
-                url=address,
+                f"cluster.address: no dask scheduler answers at {address} ({said}); {told}", url=address
             ) from None
 
     def _first_worker(self) -> None:
@@ -85,12 +97,10 @@ class DaskExecutor(Executor):
             self._deployment.tend()
             title, refused = self._deployment.title, self._deployment.refused()
             if refused:
-                raise ClusterError(
-                    f"{title} refused the job: {refused}; change cluster: queue, memory, cores or walltime"
-                )
+                raise ClusterError(f"{title} {refused}")
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"{title} has no worker after {self._patience:g} s: {self._deployment.waiting()}; wait longer with "
+                    f"{title} has no worker after {self._patience:g} s: {self._waiting()}; wait longer with "
                     "cluster: start_within, or change what is asked of it"
                 )
             time.sleep(0.1)
@@ -99,13 +109,24 @@ class DaskExecutor(Executor):
         """Look, not too often, how many threads there are, and which workers offer what the stage needs."""
         if now or time.monotonic() - self._looked > LOOK_EVERY:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
+            self._left |= self._names.keys() - workers.keys()
             self._names = {address: str(entry["name"]) for address, entry in workers.items()}
             self._able = [a for a, entry in workers.items() if _offers(entry.get("resources") or {}, self._needs)]
-            self._threads = sum(int(workers[address]["nthreads"]) for address in self._able)
+            self._threads = sum(int(workers[a]["nthreads"]) for a in self._able if _at_work(workers[a]))
+            self._paused = sum(entry["status"] == "paused" for entry in workers.values())
             self._looked = time.monotonic()
             if self._threads:
                 self._alone_since = self._looked
         return self._threads
+
+    def _waiting(self) -> str:
+        """Return why there is nobody to do a batch."""
+        if self._paused:
+            return (
+                f"dask has paused {self._paused} of {len(self._names)} workers, since their memory is nearly full; "
+                "start them with a larger --memory-limit, or write a smaller cluster: memory"
+            )
+        return self._deployment.waiting()
 
     @property
     def workers(self) -> int:  # type: ignore[override]
@@ -115,17 +136,19 @@ class DaskExecutor(Executor):
     def _require_workers(self) -> None:
         """Raise ClusterError where all workers have been gone for as long as the first was waited for."""
         if not self._threads and time.monotonic() - self._alone_since > self._patience:
+            lost = "has no worker that goes on" if self._names else "lost all its workers and has none"
             raise ClusterError(
-                f"{self._deployment.title} lost all its workers and has none for {self._patience:g} s: "
-                f"{self._deployment.waiting()}; what is done is kept: run the same command again"
+                f"{self._deployment.title} {lost} for {self._patience:g} s: {self._waiting()}; what is done is kept: run "
+                "the same command again"
             )
 
     def begin(self, work: Work) -> None:
         """Send the stage's work to all workers, those that come later included. ClusterError where it cannot be opened."""
         self._forget()
         self._stages += 1
-        self._stage, self._suspects = f"{self._run}-{self._stages}", set()
-        self._client.register_plugin(stage_plugin(self._distributed, self._stage, pickle.dumps(work)), name=self._stage)
+        self._stage, self._suspects, self._cut = f"{self._run}-{self._stages}", set(), set()
+        self._alone_since = time.monotonic()  # between stages nobody looks, and jobs may have ended
+        self._tell(stage_plugin(self._distributed, self._stage, pickle.dumps(work)))
         require_stage_opens(self._client, self._stage, self._deployment.title)
         self._needs = work.resources
         if not self._look(now=True) and self._needs:
@@ -133,6 +156,21 @@ class DaskExecutor(Executor):
                 f"{self._deployment.title}: no worker offers {dict(self._needs)}, which a step asks for; start workers with "
                 "--resources, or write cluster: {resources: {...}}"
             )
+
+    def _tell(self, plugin: Any) -> None:
+        """Give all workers the stage's plugin. One that ends meanwhile makes dask raise, though the others have it."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                self._client.register_plugin(plugin, name=self._stage)
+                return
+            except OSError as error:
+                if self._client.status != "running" or time.monotonic() > deadline:
+                    raise ClusterError(
+                        f"{self._deployment.title}: the workers cannot be told what to do, since they end or the scheduler does "
+                        f"({type(error).__name__}); look at what they wrote, then run the same command again"
+                    ) from None
+                time.sleep(0.5)
 
     def room(self) -> int:
         """Return what is missing to three batches for each thread there is now."""
@@ -178,7 +216,32 @@ class DaskExecutor(Executor):
         except queue.Empty:
             if not replies and self._needs:
                 replies = self._stranded()
-            return replies
+            return replies + self._cut_short()
+
+    def _cut_short(self) -> list[Reply]:
+        """Take back batches that workers left unfinished in good order, a second time: their blocks outlast the workers.
+
+        dask itself gives such a batch to another worker, without a word and without an end.
+        """
+        lost: list[Reply] = []
+        if not self._left:
+            return lost
+        self._left.clear()
+        for stamp, note in self._client.get_events(self._run) or ():
+            if stamp <= self._heard or not note.get("cut") or note["stage"] != self._stage:
+                continue
+            self._heard = stamp
+            batch = self._batches.get(note["ticket"])
+            if batch is None:
+                continue
+            if self._cut.issuperset(batch.blocks):
+                self._under_way[batch.ticket].cancel(force=True)
+                self._forget_batch(batch.ticket)
+                blocks = list(batch.blocks)
+                culprit = blocks[0] if len(blocks) == 1 else None
+                lost.append(WorkerDeath(batch.ticket, 0, TimeLimit.__name__, TOO_LONG, culprit))
+            self._cut.update(batch.blocks)
+        return lost
 
     def _stranded(self) -> list[Reply]:
         """Take back batches whose workers, the only ones that could do them, are all gone; others have come since."""
@@ -285,8 +348,8 @@ class DaskExecutor(Executor):
                     self._forget()
                     if self._watching:
                         self._client.unregister_scheduler_plugin(self._run)
-            except (OSError, TimeoutError):
-                pass  # the scheduler is gone, and its plugins with it
+            except (OSError, TimeoutError, ValueError):
+                pass  # the scheduler is gone, and its plugins with it, also where another one has taken its place
             finally:
                 if self._client is not None:
                     self._client.close()
@@ -295,3 +358,8 @@ class DaskExecutor(Executor):
 
 def _offers(resources: Mapping[str, float], needs: Mapping[str, float]) -> bool:
     return all(resources.get(name, 0) >= amount for name, amount in needs.items())
+
+
+def _at_work(worker: Mapping[str, Any]) -> bool:
+    """Whether dask gives the worker tasks, or it does one still: it is paused while its memory is nearly full."""
+    return worker["status"] == "running" or bool(worker["metrics"].get("task_counts", {}).get("executing"))

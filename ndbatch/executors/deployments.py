@@ -216,10 +216,16 @@ def _class_of(cluster: Cluster, workers: int, limit: float | None) -> Deployment
     return Started(made, path)
 
 
+def silence(limit: float | None) -> float:
+    """Return how many seconds a scheduler waits for a sign of a worker. A step that holds the interpreter lock gives none,
+    so it must be longer than any block: an hour, or twice the time limit. A machine that is gone is noticed by its connection.
+    """
+    return max(300.0, 2 * limit) if limit else 3600.0
+
+
 def scheduling(limit: float | None) -> dict[str, Any]:
-    """Return how long a scheduler waits for a sign of a worker. A step that holds the interpreter lock gives none, so it
-    must be longer than any block: an hour, or twice the time limit. A machine that is gone is noticed by its connection."""
-    return {"distributed.scheduler.worker-ttl": f"{max(300.0, 2 * limit) if limit else 3600.0:.0f} s"}
+    """Return what a scheduler of our own is told: for how long a worker may be silent."""
+    return {"distributed.scheduler.worker-ttl": f"{silence(limit):.0f} s"}
 
 
 @contextmanager

@@ -65,15 +65,15 @@ class Jobs(Started):
                 return kind(job_cls=self._reporting(kind.job_cls), **self._keywords())
         except Exception as error:
             raise ClusterError(
-                f"cluster: {self._config.kind}: the jobs cannot be described ({type(error).__name__}: {error}); "
-                "look at cluster.options and cluster.interface"
+                f"cluster: {self._config.kind}: the jobs cannot be described ({_first_line(error)}); look at cluster.options "
+                "and cluster.interface"
             ) from error
 
     def _reporting(self, kind: Any) -> Any:
         """Return the job class with an ear for what the queue says when it takes or refuses a job."""
         from distributed.core import Status
 
-        refusals, ids, failed = self._refusals, self._ids, Status.failed
+        refusals, ids, running = self._refusals, self._ids, Status.running
 
         class Reporting(kind):  # type: ignore[misc]
             async def start(self) -> None:
@@ -81,8 +81,9 @@ class Jobs(Started):
                     await super().start()
                 except Exception as error:
                     refusals.append(_refusal(str(error)))
-                    self.status = failed
-                    raise
+                    # Counted as started, or dask would log a traceback; `tend` takes it off again.
+                    self.status, self.job_id = running, None
+                    return
                 refusals.clear()
                 ids[str(self.name)] = str(self.job_id)
 
@@ -134,7 +135,8 @@ class Jobs(Started):
     def _ask_for_jobs(self) -> None:
         config = self._config
         if config.maximum is not None:
-            self.cluster.adapt(minimum_jobs=config.minimum or 0, maximum_jobs=config.maximum, interval="2 s")
+            # One at least: without a worker nothing can be asked, and dask starts none before it is asked something.
+            self.cluster.adapt(minimum_jobs=max(1, config.minimum or 0), maximum_jobs=config.maximum, interval="2 s")
         else:
             self.cluster.scale(jobs=config.jobs)
 
@@ -171,7 +173,7 @@ class Jobs(Started):
         """Return what the queue said when it took no job, or why none of several jobs came as far as a worker."""
         if self._refusals and (len(self._refusals) >= REFUSALS or not self._ids):
             said = self._refusals[-1]
-            return f"refused the job: {said}; change cluster: queue, memory, cores or walltime"
+            return f"refused the job: {said}; change cluster: queue, memory, cores, walltime or directives"
         ended = [job for job in self._ids.values() if self._ended(job)]
         if len(ended) >= REFUSALS:
             return f"ended {len(ended)} jobs before a worker began: {self.waiting()}; look at {self._logs}"
@@ -247,6 +249,11 @@ def _refusal(text: str) -> str:
     """Return what the submit command wrote to standard error, on one line."""
     said = text.partition("stderr:\n")[2].strip() or text.strip()
     return " ".join(said.split())
+
+
+def _first_line(error: Exception) -> str:
+    """Return what is wrong; dask-jobqueue goes on with all that it was given."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _named(queue: str | None) -> str:

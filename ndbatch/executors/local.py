@@ -111,6 +111,12 @@ class ThreadsExecutor(Executor):
         except queue.Empty:
             return found
 
+    def drain(self) -> None:
+        """Take back the batches that no thread has taken yet."""
+        with suppress(queue.Empty):
+            while (batch := self._tasks.get_nowait()) is not None:
+                self._results.put(BatchResult(batch.ticket, untouched=batch.blocks))
+
     def _stop(self) -> None:
         for _ in self._threads:
             self._tasks.put(None)

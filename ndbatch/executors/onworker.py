@@ -9,14 +9,19 @@ needs no ndbatch.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from ndbatch.executors.settings import SINGLE_THREADED
 from ndbatch.worker.work import Batch, Work
 
+OWN_LIMIT = 0.9
+"""Share of its own --memory-limit that a worker may use: above 0.95 its nanny kills it without a word."""
 FLUSHED_WITHIN = 1.0
 """Seconds a worker waits at most until the scheduler was told which block it begins."""
 
@@ -28,9 +33,11 @@ def stage_plugin(distributed: Any, key: str, data: bytes) -> Any:
         """Keeps the stage's work, pickled, on the worker."""
 
         def __init__(self, key: str, data: bytes) -> None:
-            self.key, self.data = key, data
+            self.key, self.data, self.environment = key, data, SINGLE_THREADED
 
         def setup(self, worker: Any) -> None:
+            for name, value in self.environment.items():
+                os.environ.setdefault(name, value)
             worker.__dict__.setdefault("ndbatch_work", {})[self.key] = self.data
 
         def teardown(self, worker: Any) -> None:
@@ -39,20 +46,34 @@ def stage_plugin(distributed: Any, key: str, data: bytes) -> Any:
     return StageWork(key, data)
 
 
-def lookout_plugin(distributed: Any, run: str) -> Any:
+def lookout_plugin(distributed: Any, run: str, silence: float) -> Any:
     """Return the plugin for the scheduler. Its notes are events of the topic `run`: who left, and the batch and block it
-    was at."""
+    was at. Workers at a batch may be silent for `silence` seconds: a step that holds the interpreter lock is no death."""
 
     class Lookout(distributed.SchedulerPlugin):  # type: ignore[misc]
         def __init__(self, run: str) -> None:
             self.run, self.name, self.at = run, run, dict[str, tuple[str, int, int]]()
+            self.silence, self.since = silence, dict[str, float]()
+            self.pulse: Any = None
 
         async def start(self, scheduler: Any) -> None:
+            from tornado.ioloop import PeriodicCallback
+
             self.scheduler = scheduler
             scheduler.stream_handlers[f"{self.run}-at"] = self.note
+            if scheduler.worker_ttl and scheduler.worker_ttl < self.silence:
+                self.pulse = PeriodicCallback(self.vouch, 1e3 * scheduler.worker_ttl / 4)
+                self.pulse.start()
 
         def note(self, worker: str = "", stage: str = "", ticket: int = -1, block: int = -1, **_: Any) -> None:
-            self.at[worker] = (stage, ticket, block)
+            self.at[worker], self.since[worker] = (stage, ticket, block), time.monotonic()
+
+        def vouch(self) -> None:
+            for address, (stage, ticket, _) in self.at.items():
+                task, worker = self.scheduler.tasks.get(f"{stage}-{ticket}"), self.scheduler.workers.get(address)
+                at_it = worker is not None and task is not None and task.processing_on is worker
+                if at_it and time.monotonic() - self.since[address] < self.silence:
+                    worker.last_seen = time.time()
 
         def update_graph(self, scheduler: Any, *, tasks: Any = (), **_: Any) -> None:
             for key in tasks:
@@ -60,13 +81,18 @@ def lookout_plugin(distributed: Any, run: str) -> Any:
                     scheduler.tasks[key].suspicious = scheduler.allowed_failures
 
         def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
+            self.since.pop(worker, None)
             stage, ticket, block = self.at.pop(worker, ("", -1, -1))
             if stage:
-                note = {"left": worker, "stage": stage, "ticket": ticket, "block": block}
+                task = scheduler.tasks.get(f"{stage}-{ticket}")
+                cut = task is not None and task.state not in ("memory", "erred", "released")
+                note = {"left": worker, "stage": stage, "ticket": ticket, "block": block, "cut": cut}
                 scheduler.log_event(self.run, note)
 
         async def close(self) -> None:
             self.scheduler.stream_handlers.pop(f"{self.run}-at", None)
+            if self.pulse is not None:
+                self.pulse.stop()
 
     return Lookout(run)
 
@@ -95,6 +121,8 @@ def run_on_worker(
     limit = _local.limit
     if limit is not None:
         limit = int(limit * (shares or {}).get(str(worker.name), 1))
+        own = worker.memory_manager.memory_limit
+        limit = min(limit, int(OWN_LIMIT * own)) if own else limit
 
     def over(used: int, limit: int) -> None:
         text = f"out of memory: the worker used {used / 2**30:.2f} GiB, it was promised {limit / 2**30:.2f} GiB"

@@ -54,6 +54,7 @@ class ProcessesExecutor(Executor):
         self._work: Work | None = None
         self._replies: list[Reply] = []
         self._kills = oom_kills()
+        self._draining = False
 
     def begin(self, work: Work) -> None:
         """Send the stage's work to every worker; start those that are missing."""
@@ -88,6 +89,10 @@ class ProcessesExecutor(Executor):
                 self._bury(worker)
         replies, self._replies = self._replies, []
         return replies
+
+    def drain(self) -> None:
+        """Let each worker come to the end of the batch it is at, and take back the one that waits."""
+        self._draining = True
 
     def close(self) -> None:
         """Kill the workers; what they had not reported is done again by the next run."""
@@ -142,7 +147,7 @@ class ProcessesExecutor(Executor):
         worker.held.popleft()
         worker.since = time.monotonic()
         self._replies.append(result)
-        if result.retire:
+        if result.retire or self._draining:
             worker.retiring = True
             self._bury(worker)
 
@@ -160,7 +165,8 @@ class ProcessesExecutor(Executor):
             self._replies.append(WorkerDeath(batch.ticket, worker.number, kind, error, known, started=first))
         worker.pipe.close()
         worker.page.close()
-        self._start()
+        if not self._draining:
+            self._start()
 
     def _cause(self, code: int, verdict: str, worker: _Worker) -> tuple[str, str]:
         """Return the error class and sentence for a worker that ended with `code`."""

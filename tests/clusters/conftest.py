@@ -114,7 +114,7 @@ class Site:
             process.terminate()
         for process in reversed(self.processes):
             try:
-                process.wait(timeout=15)
+                process.wait(timeout=3)  # a nanny whose worker was killed may take half a minute
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
