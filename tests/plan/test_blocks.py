@@ -80,6 +80,28 @@ def test_more_memory_gives_larger_blocks_but_no_more_than_useful(source: Path) -
     assert len(few) > len(many) >= 2
 
 
+def test_context_wider_than_the_block_takes_more_memory_where_that_halves_the_work(tmp_path: Path) -> None:
+    """A mask watershed of objects of 100 voxels: blocks of one chunk would compute the whole volume 16 times, twice over."""
+    nb.create(f"{tmp_path}/mask.zarr", shape=(60, 256, 256), dtype="uint8", voxel_size=(1, 1, 1))
+    flood = {"mask": "mask", "size": "48 um", "spacing": "6 um", "output": "cells"}
+    made = plan(
+        tmp_path,
+        inputs={"mask": "mask.zarr"},
+        steps=[{"watershed": flood}],
+        outputs={"cells": {"url": "cells.zarr", "chunks": {"z": 60, "y": 64, "x": 64}}},
+        cluster={"kind": "threads", "workers": 2, "memory": "12 GB"},
+    )
+    assert len(made.grid) <= 2
+    small = plan(
+        tmp_path,
+        inputs={"mask": "mask.zarr"},
+        steps=[{"watershed": flood}],
+        outputs={"cells": {"url": "cells.zarr", "chunks": {"z": 60, "y": 64, "x": 64}}},
+        cluster={"kind": "threads", "workers": 2, "memory": "500 MB"},
+    )
+    assert len(small.grid) > len(made.grid)
+
+
 def test_a_region_takes_named_axes_and_lengths(source: Path) -> None:
     made = plan(source, region={"z": [20, 40], "x": ["10 um", "100 um"]})
     assert made.region == nb.Box((20, 0, 10), (40, 200, 100))
