@@ -1,10 +1,11 @@
 """512 chunks of 64^3 voxels by HTTP with 20 ms of latency for each request: how many a second, lazily and through a run.
 
-    python benchmarks/services.py [--latency 0.02] [--rounds 3] [--workers 2]
+    python benchmarks/services.py [--latency 0.02] [--rounds 3] [--workers 2] [--kind image|labels]
 
 A process of its own answers from memory after the latency, so that the reader is measured and not the server; the last rows read
-the same chunks from `ndbatch serve`, which computes them, with the same latency before it. The voxels are EM-like noise, uint8: a
-chunk is 256 KiB raw. What is read is compared with what was written.
+the same chunks from `ndbatch serve`, which computes them, with the same latency before it; their CPU time is that of reader and
+service. The voxels are EM-like noise, uint8: a chunk is 256 KiB raw; or cells, uint64, 2 MiB raw. What is read is compared with
+what was written.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 import ndbatch as nb
 from ndbatch.events import StageEnded
@@ -90,13 +92,13 @@ def serve_volumes(folder: Path, latency: float) -> None:
 
 
 @contextlib.contextmanager
-def serving(kind: str, folder: Path, latency: float) -> Iterator[str]:
-    """Serve from another process; yield its address."""
+def serving(kind: str, folder: Path, latency: float) -> Iterator[tuple[str, psutil.Process]]:
+    """Serve from another process; yield its address and the process."""
     command = [sys.executable, __file__, "--serve", kind, "--folder", str(folder), "--latency", str(latency)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}", psutil.Process(process.pid)
         finally:
             process.terminate()
 
@@ -152,56 +154,64 @@ def main() -> None:
     options.add_argument("--latency", type=float, default=0.02)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--workers", type=int, default=2)
+    options.add_argument("--kind", choices=("image", "labels"), default="image")
     given = options.parse_args()
     if given.serve == "memory":
         asyncio.run(serve_memory(given.folder, given.latency))
     elif given.serve == "volumes":
         serve_volumes(given.folder, given.latency)
     else:
-        measure(given.latency, given.rounds, given.workers)
+        measure(given.latency, given.rounds, given.workers, given.kind)
 
 
-def content() -> Any:
-    """Return voxels of EM-like noise."""
+def content(kind: str) -> Any:
+    """Return voxels of EM-like noise, or of cells of about 30 voxels."""
+    if kind == "labels":
+        z, y, x = np.ogrid[:64, :512, :512]
+        wave = (6 * np.sin(z / 11) + 6 * np.sin(y / 13)).astype(int)
+        cells = ((z + wave) // 30 + 1) * 2**20 + ((y + wave) // 33 + 1) * 2**10 + (x + wave) // 35 + 2
+        return np.tile(cells.astype("uint64"), (8, 1, 1))
     noise = np.random.default_rng(5).normal(128, 30, (64, 512, 512))
     return np.tile(noise.clip(0, 255).astype("uint8"), (8, 1, 1))
 
 
-def measure(latency: float, rounds: int, workers: int) -> None:
+def measure(latency: float, rounds: int, workers: int, kind: str) -> None:
     """Print chunks a second of every way to read."""
     fast = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=fast) as name:
-        folder, data = Path(name), content()
+        folder, data = Path(name), content(kind)
         TOTAL[:] = [int(data.sum(dtype="uint64")), int((data > 250).sum())]
         (folder / "lab").mkdir()
         for url in (f"{folder}/lab/em.zarr", f"precomputed://{folder}/em"):
-            volume = nb.create(url, shape=SHAPE, dtype="uint8", chunks=CHUNK)
+            volume = nb.create(url, shape=SHAPE, dtype=data.dtype, kind=kind, chunks=CHUNK)
             volume.write(volume.domain, data)
-        print(
-            f"{CHUNKS} chunks of 64^3, uint8, {latency * 1000:.0f} ms a request, {workers} workers (aim: {AIM} chunks a second)"
-        )
-        for kind, urls in (
+        what = f"{CHUNKS} chunks of 64^3, {data.dtype}, {latency * 1000:.0f} ms a request, {workers} workers"
+        print(f"{what} (aim: {AIM} chunks a second), load {os.getloadavg()[0]:.1f}")
+        for server, urls in (
             ("memory", {"precomputed": "precomputed://{}/em", "zarr": "zarr://{}/lab/em.zarr"}),
             ("volumes", {"precomputed": "precomputed://{}/precomputed/lab/em", "zarr": "zarr://{}/zarr/lab/em"}),
         ):
-            with serving(kind, folder, latency) as base:
+            with serving(server, folder, latency) as (base, process):
                 for form, pattern in urls.items():
                     url = pattern.format(base)
                     ways = {
                         "dask, 32 threads": lambda url=url: lazily(url, 32),
                         "dask, 8 threads": lambda url=url: lazily(url, 8),
                         "boxes of 64 chunks": lambda url=url: at_once(url),
-                        "run, blocks of 128": lambda url=url: by_a_run(url, workers, 128),
-                        "run, blocks of 64": lambda url=url: by_a_run(url, workers, 64),
                     }
+                    if kind == "image":
+                        ways["run, blocks of 128"] = lambda url=url: by_a_run(url, workers, 128)
+                        ways["run, blocks of 64"] = lambda url=url: by_a_run(url, workers, 64)
                     for way, read in ways.items():
-                        cpu = time.process_time()
+                        cpu = time.process_time() + sum(process.cpu_times()[:2])
                         found = [read() for _ in range(rounds)]
-                        cpu = (time.process_time() - cpu) / rounds / CHUNKS * 1000
+                        cpu = (time.process_time() + sum(process.cpu_times()[:2]) - cpu) / rounds / CHUNKS * 1000
                         right = all(ok for _, ok in found)
                         rate = CHUNKS / statistics.median(seconds for seconds, _ in found)
                         said = "right" if right else "WRONG"
-                        print(f"{kind:8} {form:12} {way:20} {rate:7.0f}  {cpu:5.2f} ms CPU a chunk  {said}", flush=True)
+                        print(
+                            f"{server:8} {form:12} {way:20} {rate:7.0f}  {cpu:5.2f} ms CPU a chunk  {said}", flush=True
+                        )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from ndbatch.geometry import Box
 from ndbatch.remotes.address import parse
 from ndbatch.remotes.base import ArraySpec, Volume
 from ndbatch.remotes.boss import place as places
-from ndbatch.remotes.boss import volume as module
 from ndbatch.remotes.boss import wire
 from ndbatch.remotes.boss.remote import BossRemote
 from ndbatch.remotes.boss.service import meaning
@@ -209,7 +208,7 @@ def test_times(live: tuple[str, Service]) -> None:
 
 def test_boxes_larger_than_a_request_should_be(live: tuple[str, Service], monkeypatch: pytest.MonkeyPatch) -> None:
     """A large box is asked for in parts along the cuboids, and is the same."""
-    monkeypatch.setattr(module, "PIECE", 16 * 512 * 512)
+    monkeypatch.setattr(BossVolume, "piece_bytes", 16 * 512 * 512)
     volume = make(f"{live[0]}/lab/wide/em", shape=(20, 520, 600), dtype="uint8", kind="image", offset=(3, 500, 500))
     data = voxels(volume.shape, "uint8")
     volume.write(volume.domain, data)

@@ -135,9 +135,7 @@ def test_the_unit_of_voxel_sizes(live: tuple[str, Service]) -> None:
 
 
 def test_large_boxes_go_in_parts(live: tuple[str, Service], monkeypatch: pytest.MonkeyPatch) -> None:
-    from ndbatch.remotes.ndstore import volume as module
-
-    monkeypatch.setattr(module, "PIECE", 2**18)
+    monkeypatch.setattr(NdstoreVolume, "piece_bytes", 2**18)
     data = voxels((40, 300, 260), "uint8")
     volume = nb.create(f"{live[0]}/parts/image", shape=data.shape, offset=(3, 0, 7), voxel_size=SIZE)
     volume.write(volume.domain, data)

@@ -13,13 +13,12 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from ndbatch.errors import Conflict, NotFound, PlanError, RemoteError, Transient
-from ndbatch.geometry import Box, Grid, Shape
+from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
 from ndbatch.remotes.base import Array, ArraySpec, Volume
@@ -30,21 +29,20 @@ from ndbatch.remotes.boss.metadata import Metadata
 from ndbatch.remotes.boss.place import channel_of
 from ndbatch.remotes.boss.service import Document, Service, connected
 from ndbatch.remotes.http.client import Reply, in_flight, segment
+from ndbatch.remotes.http.cutouts import CutoutVolume
 
 OPTIONS = ("access", "anonymous", "aws_region", "endpoint", "level", "profile", "write")
 ACCESS = ("no-cache", "cache", "raw")
 """How the service reads: past its cache, as a job wants that reads once; through it; or without waiting for pending writes."""
 LIMIT = 520 * 2**20
 """Most bytes of voxels that one request may ask for or send."""
-PIECE = 32 * 2**20
-"""Bytes of voxels beyond which a box is asked for, and sent, in parts at the same time."""
 IDS = 200
 """Ids of one request for some objects alone: they stand in its address."""
 LONGEST_WAIT = 10.0
 """Seconds between two looks at whether levels are made."""
 
 
-class BossVolume(Volume):
+class BossVolume(CutoutVolume):
     """One level of a channel."""
 
     scheme = "boss"
@@ -66,7 +64,6 @@ class BossVolume(Volume):
         self._service, self._channel = service, channel
         self._names = channel_of(address).names
         self._resolution = int(channel.get("base_resolution", 0)) + spec.level
-        self._moved: Shape | None = None
         self._bucket: Volume | None = None
         if address.option("write") == "replace":  # this volume erases, though others of its class do not
             vars(self)["abilities"] = replace(self.abilities, merges=False)
@@ -155,31 +152,10 @@ class BossVolume(Volume):
     # -- voxels ----------------------------------------------------------------------------------------------------------------
 
     def _read(self, box: Box) -> Array:
-        if self._bucket is not None:
-            return self._bucket.read(box)
-        return self._cutout(self._stored(box), {})
+        return self._bucket.read(box) if self._bucket is not None else super()._read(box)
 
-    def _write(self, box: Box, data: Array) -> None:
-        stored = self._stored(box)
-        for _ in in_flight(partial(self._put, part, data[part.slices(stored.start)]) for part in self._parts(stored)):
-            pass
-
-    def _cutout(self, box: Box, query: Mapping[str, str]) -> Array:
-        """Return the voxels of `box`, where the service has it, in as many requests as it takes."""
-        parts = self._parts(box)
-        if len(parts) == 1:
-            return self._get(box, query)
-        result = np.empty(box.shape, self.dtype)
-
-        def fill(part: Box) -> None:
-            result[part.slices(box.start)] = self._get(part, query)
-
-        for _ in in_flight(partial(fill, part) for part in parts):
-            pass
-        return result
-
-    def _get(self, box: Box, query: Mapping[str, str]) -> Array:
-        """Return the voxels of one request; asked for again where they cannot be decoded."""
+    def _get(self, box: Box, **query: str) -> Array:
+        """Return the voxels of one request, `query` in its address; asked for again where they cannot be decoded."""
         path = self._path("cutout", box)
         found: list[Array] = []
 
@@ -201,7 +177,7 @@ class BossVolume(Volume):
                 self._erase(box)
             if data.any():
                 self._post(box, data)
-            if np.array_equal(self._get(box, {}), data):  # the order of an erase and a write is promised nowhere
+            if np.array_equal(self._get(box), data):  # the order of an erase and a write is promised nowhere
                 return
         raise Transient(
             f"{self.url}: the box {box.describe(self.axes)} was erased and written and reads otherwise; does somebody else "
@@ -221,31 +197,18 @@ class BossVolume(Volume):
             part = box if t is None else Box((t, *box.start[1:]), (t + 1, *box.stop[1:]))
             self._service.client.put(self._path("cutout/to_black", part))
 
-    def _parts(self, box: Box) -> list[Box]:
-        """Return a box whole, or cut along the service's cuboids into parts of about `PIECE` bytes."""
-        size = self.dtype.itemsize
-        if box.size * size <= PIECE:
-            return [box]
+    def _unit(self) -> Shape:
         z, y, x = CUBOID
-        deep = max(1, PIECE // (z * y * x * size)) * z
-        unit = (1, deep, y, x)[-box.ndim :]
-        return [block.core for block in Grid.over(box, unit, (0,) * box.ndim)]
+        deep = max(1, self.piece_bytes // (z * y * x * self.dtype.itemsize)) * z
+        return (1, deep, y, x)[-self.ndim :]
+
+    @property
+    def _origin(self) -> Shape:
+        return (0,) * self.ndim  # cuboids are counted from there, wherever the channel begins
 
     def _path(self, what: str, box: Box) -> str:
         names = "/".join(map(segment, self._names))
         return f"/v1/{what}/{names}/{self._resolution}/{objects.ranges(box, self.axes)}"
-
-    def _stored(self, box: Box) -> Box:
-        """Return `box` where the service has it, wherever the volume was moved to by `override`."""
-        if self._moved is None:
-            return box
-        return box.shift([a - b for a, b in zip(self._moved, self.offset, strict=True)])
-
-    def override(self, **changes: Any) -> Self:
-        """Return the same volume with fields of its spec replaced; a new `offset` moves it."""
-        other = super().override(**changes)
-        other._moved = self._moved or self.offset
-        return other
 
     # -- what is kept with it, and its levels ----------------------------------------------------------------------------------
 
@@ -317,7 +280,7 @@ class BossVolume(Volume):
         groups = [wanted[first : first + IDS] for first in range(0, len(wanted), IDS)]
         result = np.zeros(box.shape, self.dtype)
         for group in groups:  # no voxel belongs to two objects
-            result += self._cutout(stored, {"filter": ",".join(map(str, group))})
+            result += self._gathered(stored, filter=",".join(map(str, group)))
         return result
 
 

@@ -14,34 +14,33 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from ndbatch.errors import Corrupt, NotFound, PlanError, RemoteError
-from ndbatch.geometry import Box, Grid, Shape
+from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address
-from ndbatch.remotes.base import Array, ArraySpec, Kind, Volume
-from ndbatch.remotes.http.client import Reply, in_flight, segment
+from ndbatch.remotes.base import Array, ArraySpec, Kind
+from ndbatch.remotes.http.client import Reply, segment
+from ndbatch.remotes.http.cutouts import CutoutVolume
 from ndbatch.remotes.ndstore import creation, wire
 from ndbatch.remotes.ndstore.frame import DTYPES, WIDE, Info, cuboid
 from ndbatch.remotes.ndstore.service import Service, channel_of, connected
 
 OPTIONS = ("dataset", "format", "level", "prefix", "scaling", "unit")
 FORMATS = ("npz", "blosc", "hdf5", "raw", "zip")
-PIECE = 16 * 2**20
-"""Bytes of voxels beyond which a box is asked for, and sent, in parts at the same time: about 1024 x 1024 x 16."""
 LIMIT = 2**31 - 2**17
 LONGEST_WAIT = 10.0
 """Seconds between two looks at whether levels are made."""
 NARROW = 2**32
 
 
-class NdstoreVolume(Volume):
+class NdstoreVolume(CutoutVolume):
     """One level of a channel."""
 
+    piece_bytes = 16 * 2**20  # about 1024 x 1024 x 16
     scheme = "ndstore"
     abilities: ClassVar[Abilities] = Abilities(
         coarser=True,
@@ -60,7 +59,6 @@ class NdstoreVolume(Volume):
         super().__init__(address, spec)
         self._service, self._info = service, info
         self._token, self._channel = channel_of(address)
-        self._moved: Shape | None = None
         self._resolution = info.base(self._channel) + spec.level
         ours = bool(info.dataset.get(WIDE))
         self._near = ours and service.client.near
@@ -132,20 +130,6 @@ class NdstoreVolume(Volume):
 
     # -- voxels ----------------------------------------------------------------------------------------------------------
 
-    def _read(self, box: Box) -> Array:
-        stored = self._stored(box)
-        parts = self._parts(stored)
-        if len(parts) == 1:
-            return self._get(stored)
-        result = np.empty(box.shape, self.dtype)
-
-        def fill(part: Box) -> None:
-            result[part.slices(stored.start)] = self._get(part)
-
-        for _ in in_flight(partial(fill, part) for part in parts):
-            pass
-        return result
-
     def _write(self, box: Box, data: Array) -> None:
         if self.dtype == np.uint64 and self.kind is Kind.LABELS and not self._info.dataset.get(WIDE):
             largest = int(data.max())
@@ -155,9 +139,7 @@ class NdstoreVolume(Volume):
                     "objects anew with the step relabel",
                     url=self.url,
                 )
-        stored = self._stored(box)
-        for _ in in_flight(partial(self._put, part, data[part.slices(stored.start)]) for part in self._parts(stored)):
-            pass
+        super()._write(box, data)
 
     def _get(self, box: Box) -> Array:
         """Return the voxels of one request; asked for again where they cannot be decoded."""
@@ -194,16 +176,10 @@ class NdstoreVolume(Volume):
             body = wire.pack_npz(data[None], 0 if self._near else 1)
             self._service.client.post(self._path("npz", box), body, headers=headers)
 
-    def _parts(self, box: Box) -> list[Box]:
-        """Return a box whole, or cut along the service's cuboids into parts of about `PIECE` bytes."""
-        size = self.dtype.itemsize
-        if box.size * size <= PIECE:
-            return [box]
+    def _unit(self) -> Shape:
         z, y, x = self.chunks[-3:]
-        wide = max(1, int((PIECE / (z * y * x * size)) ** 0.5))
-        unit = (1, z, y * wide, x * wide)[-box.ndim :]
-        origin = self._moved or self.offset
-        return [block.core for block in Grid.over(box, unit, origin)]
+        wide = max(1, int((self.piece_bytes / (z * y * x * self.dtype.itemsize)) ** 0.5))
+        return (1, z, y * wide, x * wide)[-self.ndim :]
 
     def _path(self, service: str, box: Box) -> str:
         """Return the path of a cutout; times stand last, and are only seen with the slash behind them."""
@@ -211,18 +187,6 @@ class NdstoreVolume(Volume):
         times, (z, y, x) = spans[:-3], spans[-3:]
         parts = [segment(self._token), segment(self._channel), service, str(self._resolution), x, y, z, *times]
         return f"/sd/{'/'.join(parts)}/"
-
-    def _stored(self, box: Box) -> Box:
-        """Return `box` where the service has it, wherever the volume was moved to by `override`."""
-        if self._moved is None:
-            return box
-        return box.shift([a - b for a, b in zip(self._moved, self.offset, strict=True)])
-
-    def override(self, **changes: Any) -> Self:
-        """Return the same volume with fields of its spec replaced; a new `offset` moves it."""
-        other = super().override(**changes)
-        other._moved = self._moved or self.offset
-        return other
 
     def near_isotropic(self, first: int = 0, count: int | None = None) -> Array:
         """Return slices of the level averaged (of labels: taken) along z until voxels are nearly as long as they are wide.
