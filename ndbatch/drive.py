@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import FrameType
 
 import numpy as np
 
@@ -30,6 +31,19 @@ class Stopped(Exception):
     """The rest of a run is not tried; what was done is kept, and the same command goes on with it."""
 
 
+class Stop:
+    """What Ctrl-C does: asked once, the blocks under way are finished; asked again, or while none are, KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.asked = self.patient = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take the signal SIGINT."""
+        if self.asked or not self.patient:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
 class Driver:
     """Runs the stages of a plan, one after another. Its memory does not grow with the number of blocks."""
 
@@ -41,11 +55,12 @@ class Driver:
         volumes: Mapping[str, Volume],
         states: States,
         publish: events.Observer,
+        stop: Stop | None = None,
     ) -> None:
         self.plan, self.journal, self._start = plan, journal, start
         self.volumes, self.states, self.publish = volumes, states, publish
         self.counts: dict[int, events.Counts] = {}
-        self._refusals = 0
+        self._refusals, self._stop = 0, stop or Stop()
 
     def run_stage(self, stage: Stage) -> events.Counts:
         """Do what is left of `stage`; return its blocks by outcome. Raises what a pass' reduction raises, and Stopped."""
@@ -92,8 +107,18 @@ class Driver:
 
     def _loop(self, stage: Stage, state: engine.State, executor: Executor) -> engine.State:
         executor.begin(self._work(stage))
+        self._stop.patient, leaving = True, False
         while not state.finished:
-            state, actions = engine.decide(state, engine.Room(executor.room(), time.monotonic()))
+            if self._stop.asked and not leaving:
+                leaving = True
+                executor.drain()
+                blocks = f"{state.running} blocks at most"
+                text = f"interrupted: what is under way is finished first ({blocks}); Ctrl-C again stops now"
+                self.publish(events.Warned(text))
+            if leaving and not state.running:
+                raise KeyboardInterrupt
+            room = 0 if leaving else executor.room()
+            state, actions = engine.decide(state, engine.Room(room, time.monotonic()))
             for action in actions:
                 if isinstance(action, engine.Submit):
                     blocks = action.blocks
@@ -103,6 +128,9 @@ class Driver:
                 break
             for reply in executor.wait(PAUSE):
                 state = self._take(stage, state, reply)
+        self._stop.patient = False
+        if self._stop.asked:
+            raise KeyboardInterrupt
         return state
 
     def _work(self, stage: Stage) -> Work:

@@ -16,7 +16,7 @@ from typing import Any
 from ndbatch import events
 from ndbatch.config.load import from_mapping, load
 from ndbatch.config.model import Config
-from ndbatch.drive import Driver, Stopped, total
+from ndbatch.drive import Driver, Stop, Stopped, total
 from ndbatch.errors import JournalError, NdbatchError
 from ndbatch.executors import make_executor
 from ndbatch.executors.base import Executor
@@ -173,10 +173,10 @@ def _work(plan: Plan, journal: Journal, records: Records) -> tuple[str, events.C
     journal.unset("dashboard")
     counts: dict[int, events.Counts] = {}
     try:
-        with ExitStack() as stack, _terminable():
+        with ExitStack() as stack, _interruptible() as stop:
             start = cache(lambda: stack.enter_context(_executor(plan, journal, records)))
             volumes = {**plan.sources, **open_targets(plan, journal)}
-            driver = Driver(plan, journal, start, volumes, States(plan, journal), records.publish)
+            driver = Driver(plan, journal, start, volumes, States(plan, journal), records.publish, stop)
             counts = driver.counts
             records.publish(_started(plan))
             for stage in plan.stages:
@@ -204,20 +204,26 @@ def _work(plan: Plan, journal: Journal, records: Records) -> tuple[str, events.C
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C: what came back is kept, workers are stopped, the run can go on later."""
+def _interruptible() -> Iterator[Stop]:
+    """Take Ctrl-C as `Stop` says, and SIGTERM as a second one: what came back is kept, and the run can go on later."""
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stop
         return
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # a program with a handler of its own knows better
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _started(plan: Plan) -> events.RunStarted:

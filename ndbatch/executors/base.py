@@ -62,6 +62,7 @@ class Executor(ABC):
 
     def drain(self) -> None:
         """Begin no batch that was not begun; those come back untouched, or are done where that cannot be known."""
+        return
 
     @abstractmethod
     def close(self) -> None:

@@ -1,0 +1,141 @@
+"""Ctrl-C once: the blocks under way are finished and kept. Twice: the run stops now. After either the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+import ndbatch as nb
+from ndbatch.config.load import load
+from ndbatch.journal import Journal
+
+FUNCTION = '''\
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def work(image, block):
+    """Take as many seconds as the file `seconds` says; leave a mark at the beginning and at the end."""
+    (HERE / f"begun-{block.index}").touch()
+    time.sleep(float((HERE / "seconds").read_text()))
+    (HERE / f"ended-{block.index}").touch()
+    return image + 1
+'''
+Start = Callable[[], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start the job of 32 blocks in a process group of its own; whatever is left of it is killed."""
+    data = np.arange(32 * 8 * 4, dtype="uint16").reshape(32, 8, 4)
+    image = nb.create(tmp_path / "image.zarr", shape=data.shape, dtype="uint16", chunks=(1, 8, 4), voxel_size=(1, 1, 1))
+    image.write(image.domain, data)
+    (tmp_path / "mine.py").write_text(FUNCTION)
+    started: list[subprocess.Popen[str]] = []
+
+    def begin() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "ndbatch", "run", str(tmp_path / "job.yaml")]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, text=True, start_new_session=True, **pipes))  # type: ignore[call-overload]
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def job(folder: Path, kind: str, seconds: float) -> None:
+    chunks = {"z": 1, "y": 8, "x": 4}
+    document = {
+        "name": "job",
+        "inputs": {"image": "image.zarr"},
+        "steps": [{"mine:work": {"input": "image", "output": "out"}}],
+        "outputs": {"out": {"url": "out.zarr", "chunks": chunks}},
+        "blocks": chunks,
+        "cluster": {"kind": kind, "workers": 2},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(document))
+    (folder / "seconds").write_text(str(seconds))
+
+
+def wait_for(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def marks(folder: Path, kind: str) -> set[int]:
+    return {int(path.name.partition("-")[2]) for path in folder.glob(f"{kind}-*")}
+
+
+def left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return those that still run once a moment has passed in which the system takes them away."""
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    return list(alive)
+
+
+def require_whole(folder: Path) -> None:
+    """The same command does the rest, and what comes of it is right."""
+    (folder / "seconds").write_text("0")
+    config = load(folder / "job.yaml")
+    assert nb.run(config, report=False).status == "done"
+    assert np.array_equal(nb.open(folder / "runs/job/out.zarr")[...], nb.open(folder / "image.zarr")[...] + 1)
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes", "dask"])
+def test_once_finishes_what_is_under_way(tmp_path: Path, start: Start, kind: str) -> None:
+    job(tmp_path, kind, 0.6)
+    process = start()
+    wait_for(
+        lambda: len(marks(tmp_path, "ended")) > 1 and len(marks(tmp_path, "begun")) > len(marks(tmp_path, "ended"))
+    )
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, out + err
+    assert "what is under way is finished first" in err
+    assert out.startswith("job: interrupted; ")
+    assert "Go on:" in out
+    assert "Traceback" not in out + err
+    assert left_of(family) == []
+    ended = marks(tmp_path, "ended")
+    assert marks(tmp_path, "begun") == ended  # nothing was cut short
+    assert len(ended) < 32
+    with Journal.read(tmp_path / "runs/job") as journal:
+        assert journal.status == "interrupted"
+        assert set(journal.done(0)) == ended
+    require_whole(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_twice_stops_now(tmp_path: Path, start: Start, kind: str) -> None:
+    job(tmp_path, kind, 600)
+    process = start()
+    wait_for(lambda: len(marks(tmp_path, "begun")) >= 2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stderr is not None
+    wait_for(lambda: "Ctrl-C again stops now" in process.stderr.readline())
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, out + err
+    assert "Traceback" not in out + err
+    assert left_of(family) == []
+    assert marks(tmp_path, "ended") == set()
+    require_whole(tmp_path)
