@@ -118,7 +118,7 @@ def _answered(settings: Settings, known: set[str], ask: Ask) -> Settings:
     if "channel" not in known:
         settings = replace(settings, channel=ask("channel", settings.channel))
     if "kind" not in known:
-        settings = replace(settings, kind=_kind(ask("image or labels", str(settings.kind))))
+        settings = replace(settings, kind=kind_of(ask("image or labels", str(settings.kind))))
     if "voxel_size" not in known:
         sizes = {a: size if isinstance(size, str) else f"{size:g}um" for a, size in settings.voxel_size.items()}
         said = ",".join(f"{axis}={size}" for axis, size in sizes.items())
@@ -148,7 +148,8 @@ def _integer(text: str) -> int:
     return int(text)
 
 
-def _kind(text: str) -> Kind:
+def kind_of(text: str) -> Kind:
+    """Return the kind that a word means, in the words of ndbatch or of a service; PlanError for another."""
     try:
         return Kind({"annotation": "labels", "segmentation": "labels"}.get(text, text))
     except ValueError:

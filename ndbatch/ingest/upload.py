@@ -6,7 +6,7 @@ Uploading is a run like any other: the same call goes on where it stopped, and a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from ndbatch.copying import copy_config
 from ndbatch.errors import PlanError
 from ndbatch.importing import about_to_act
 from ndbatch.ingest.look import Found, look
-from ndbatch.ingest.settings import Ask, Settings, asked, proposed
+from ndbatch.ingest.settings import Ask, Settings, asked, fitting_dtype, kind_of, proposed
 from ndbatch.remotes import api
+from ndbatch.remotes.abilities import Abilities
 from ndbatch.remotes.address import Address, parse
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.connecting import connect
@@ -92,7 +93,7 @@ def ingest(
     for found in volumes:
         tell(sentence(found))
         scheme = parse(target, Path.cwd(), folder=True).scheme or "zarr"
-        wanted = asked(proposed(found, store_class(scheme).abilities), told, ask)
+        wanted = _settled(found, store_class(scheme).abilities, told, ask)
         address = destination(target, wanted.channel).with_options(**wanted.options)
         config = copy_config(
             found.volume,
@@ -109,6 +110,17 @@ def ingest(
         levels = api.open(address).levels if checked is not None else 1
         done.append(Ingested(address.url, found, wanted, result, checked, levels))
     return done
+
+
+def _settled(found: Found, abilities: Abilities, told: Mapping[str, Any], ask: Ask | None) -> Settings:
+    """Return the settings of one volume; its type follows from its kind also where that is told, or answered."""
+    if told.get("kind"):
+        found = replace(found, kind=kind_of(str(told["kind"])))
+        told = {**told, "kind": found.kind}
+    wanted = asked(proposed(found, abilities), told, ask)
+    if wanted.kind is found.kind or told.get("dtype"):
+        return wanted
+    return replace(wanted, dtype=fitting_dtype(replace(found, kind=wanted.kind), abilities))
 
 
 def destination(target: str, channel: str) -> Address:

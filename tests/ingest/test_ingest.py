@@ -165,6 +165,21 @@ def test_labels_are_of_the_type_in_which_a_service_counts_them(tmp_path: Path) -
     assert fitting_dtype(replace(found, kind=Kind.IMAGE), DvidVolume.abilities) == "uint32"
 
 
+@pytest.mark.parametrize("how", ["told", "answered"])
+def test_the_type_follows_from_the_kind_that_is_said(tmp_path: Path, how: str) -> None:
+    """A file that does not say that it holds labels is told so, by an option or in an answer."""
+    path = tmp_path / "seg.npy"
+    np.save(path, np.ones((2, 3, 4), np.uint16))
+    facts: dict[str, Any] = (
+        {"kind": "labels"} if how == "told" else {"ask": lambda what, said: "labels" if "labels" in what else said}
+    )
+    (made,) = ingest(
+        path, str(tmp_path), voxel_size=SIZE, channel="cells", cluster="inline", directory=tmp_path / "run", **facts
+    )
+    volume = nb.open(made.url)
+    assert (made.ok, volume.dtype, volume.kind) == (True, np.dtype("uint32"), Kind.LABELS)
+
+
 def test_how_many_levels_a_volume_wants() -> None:
     """Until both sides of a slice are at most 1000 voxels, or one is at most 500."""
     assert fitting_levels({"z": 50, "y": 6572, "x": 7389}) == 3
