@@ -50,6 +50,8 @@ def copy(
     from the current folder; the run directory is runs/copy-NAME there. Raises NdbatchError before the first block.
     """
     about_to_act("starts a run")
+    if isinstance(view.get("flip"), str):  # open takes "z,y" too; a configuration has a list
+        view["flip"] = [axis.strip() for axis in view["flip"].split(",")]
     made = {"dtype": dtype, "kind": kind, "chunks": chunks, "shards": shards, "pyramid": levels, "create": not update}
     config = copy_config(source, target, view, made, offset=offset, skip=skip, cluster=cluster, directory=directory)
     return run(config, fresh=fresh, observers=observers)

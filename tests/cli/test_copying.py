@@ -41,6 +41,11 @@ def test_format_part_and_axes(data: Array, ndbatch: Command) -> None:
     assert np.array_equal(copied[...], expected)
 
 
+def test_views_are_written_in_python_as_open_takes_them(data: Array) -> None:
+    nb.copy("a.zarr", "b.zarr", flip="z,y", crop={"x": (4, 12)}, cluster="inline")
+    assert np.array_equal(nb.open("b.zarr")[...], nb.open("a.zarr", flip="z,y", crop={"x": (4, 12)})[...])
+
+
 def test_type_chunks_and_shards(data: Array, ndbatch: Command) -> None:
     words = ["--dtype", "uint16", "--chunks", "z=4,y=8,x=8", "--shards", "z=8,y=16,x=16", "--kind", "labels"]
     assert ndbatch("copy", "a.zarr", "b.zarr", *words, "--workers", 1, "-q").code == 0

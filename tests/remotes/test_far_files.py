@@ -101,6 +101,12 @@ def test_every_format_in_s3(folder: Path, bucket: str, name: str) -> None:
     same_as_here(folder, name, "s3://lab/data")
 
 
+def test_a_bucket_is_listed_with_its_files(bucket: str) -> None:
+    found = {entry.name: entry for entry in nb.connect("s3://lab/data").ls()}
+    assert {"a.h5::/em", "a.h5::/whole", "tiled.tif", "a.nii.gz", "packed.npz"} <= set(found)
+    assert not [entry.problem for entry in found.values() if entry.problem]
+
+
 def test_a_replaced_object_is_never_mixed_with_the_old_one(folder: Path, bucket: str) -> None:
     client, data = s3_client(bucket), voxels((64, 64, 64), "uint8", seed=2)
     new = 255 - data
