@@ -71,8 +71,19 @@ def connect_to_write(path: Path, make: Make) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path, make: Make) -> sqlite3.Connection:
-    """Open the file to read it, also while a driver writes and where nothing may be written; sqlite3.Error where it cannot be."""
+    """Open the file to read it, also while a driver writes and where nothing may be written; sqlite3.Error where it cannot be.
+
+    A reader that may write nothing cannot remove the log either which it opened, so that is only for where it must be.
+    """
     uri = f"file:{quote(str(path.absolute()))}?mode="
+    if all(os.access(place, os.W_OK) for place in (path, path.parent)):
+        try:
+            connection = _readable(uri + "rw", make)
+            connection.execute("PRAGMA query_only = ON")
+            return connection
+        except sqlite3.OperationalError as error:
+            if primary(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR):
+                raise
     try:
         return _readable(uri + "ro", make)
     except sqlite3.OperationalError as error:
