@@ -34,7 +34,7 @@ def scaled(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()).resolve()
     # The file is what `ndbatch run pyramid.yaml` takes; the image becomes smaller by the mean.
     (folder / "pyramid.yaml").write_text(YAML.format(data=DATA, folder=folder))
     nb.run(folder / "pyramid.yaml")
