@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from ndbatch.errors import JournalError
-from ndbatch.journal.schema import FILE, FORMAT, RECEIPT, seal
-from ndbatch.journal.store import PLAN, Journal, is_sealed
+from ndbatch.journal.schema import FILE, FORMAT, RECEIPT, is_sealed, seal
+from ndbatch.journal.store import PLAN, Journal
 from ndbatch.remotes.base import Array
 
 _COLUMNS = {

@@ -68,6 +68,11 @@ def seal(*values: object) -> int:
     return crc
 
 
+def is_sealed(values: tuple[object, ...], crc: object) -> bool:
+    """Return whether `crc` is the checksum of `values`, those of a row of the journal."""
+    return seal(*values) == crc
+
+
 def damaged(directory: Path, reason: object) -> JournalError:
     """Return the error for a journal that is not as it was written."""
     return JournalError(

@@ -25,13 +25,17 @@ from ndbatch.events import Counts
 from ndbatch.geometry import Block, Grid
 from ndbatch.journal.faults import storage_errors
 from ndbatch.journal.lock import Lock, holder_of, take_lock
-from ndbatch.journal.schema import FILE, FORMAT, RECEIPT, connect, damaged, guarded, seal
+from ndbatch.journal.schema import FILE, FORMAT, RECEIPT, connect, damaged, guarded, is_sealed, seal
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array
 
 PLAN = "plan.json"
 """The plan beside the journal, for readers; what is left of a run that lost its journal."""
 
+_PAYLOADS = (
+    "SELECT count(*), ifnull(sum(crc), 0) FROM payloads NOT INDEXED WHERE stage = ?",
+    "SELECT count(*) FROM payloads INDEXED BY payload_of WHERE stage = ?",
+)
 _ONE = "WHERE stage = ? AND name = ? AND block = ?"
 
 
@@ -58,11 +62,6 @@ class Entry:
     payloads: Sequence[tuple[str, int, bytes]] = ()
     """(name, block, bytes): payloads of passes and rows of tables."""
     failures: Sequence[Failure] = field(default=())
-
-
-def is_sealed(values: tuple[object, ...], crc: object) -> bool:
-    """Return whether `crc` is the checksum of `values`, those of a row of the journal."""
-    return seal(*values) == crc
 
 
 class Journal:
@@ -124,6 +123,13 @@ class Journal:
 
         A run that goes on does this first; rows are checked again when they are read.
         """
+        self.database.execute("BEGIN")  # a driver may go on meanwhile: all is looked at as it is at one moment
+        try:
+            self._verify()
+        finally:
+            self.database.rollback()
+
+    def _verify(self) -> None:
         (told,) = self.database.execute("PRAGMA quick_check(1)").fetchone()
         if told != "ok":
             raise damaged(self.directory, " ".join(str(told).split()))
@@ -133,13 +139,7 @@ class Journal:
             index, (count, digest) = stage["index"], (0, 0)
             for _, _, payloads, part in self.sealed_batches(index):
                 count, digest = count + payloads, digest + part
-            found = [
-                self.database.execute(f"SELECT {what} WHERE stage = ?", (index,)).fetchone()
-                for what in (
-                    "count(*), ifnull(sum(crc), 0) FROM payloads NOT INDEXED",
-                    "count(*) FROM payloads INDEXED BY payload_of",
-                )
-            ]
+            found = [self.database.execute(query, (index,)).fetchone() for query in _PAYLOADS]
             if found != [(count, digest), (count,)]:
                 raise damaged(self.directory, f"payloads of stage {index + 1} are missing")
 

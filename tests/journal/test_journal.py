@@ -186,3 +186,20 @@ def test_no_run_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_receipt_takes_forty_bytes() -> None:
     assert RECEIPT.itemsize == 40
+
+
+def test_the_look_through_a_journal_that_is_being_written_is_of_one_moment(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.record(Entry(0, receipts([1]), [("p", 1, b"x")]))
+    with Journal.read(tmp_path) as reader:
+        batches = reader.sealed_batches
+
+        def while_written(stage: int) -> Iterator[tuple[int, Array, int, int]]:
+            yield from batches(stage)
+            journal.record(Entry(stage, receipts([2 + stage]), [("p", 2 + stage, b"y")]))
+
+        monkeypatch.setattr(reader, "sealed_batches", while_written)
+        reader.verify()
+        monkeypatch.undo()
+        assert list(reader.done(0)) == [1, 2]
