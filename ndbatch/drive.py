@@ -112,8 +112,8 @@ class Driver:
             if self._stop.asked and not leaving:
                 leaving = True
                 executor.drain()
-                blocks = f"{state.running} blocks at most"
-                text = f"interrupted: what is under way is finished first ({blocks}); Ctrl-C again stops now"
+                most = f"{state.running} blocks at most"
+                text = f"interrupted: what is under way is finished first ({most}); Ctrl-C again stops now"
                 self.publish(events.Warned(text))
             if leaving and not state.running:
                 raise KeyboardInterrupt
