@@ -62,7 +62,7 @@ class Jobs(Started):
         kind = getattr(dask_jobqueue, f"{begins}Cluster")
         try:
             with dask.config.set(SETTINGS | scheduling(limit)), deaf_to_ctrl_c():
-                return kind(job_cls=self._reporting(kind.job_cls), **self._keywords())
+                return _tidy(kind)(job_cls=self._reporting(kind.job_cls), **self._keywords())
         except Exception as error:
             raise ClusterError(
                 f"cluster: {self._config.kind}: the jobs cannot be described ({_first_line(error)}); look at cluster.options "
@@ -249,6 +249,21 @@ def _refusal(text: str) -> str:
     """Return what the submit command wrote to standard error, on one line."""
     said = text.partition("stderr:\n")[2].strip() or text.strip()
     return " ".join(said.split())
+
+
+def _tidy(kind: Any) -> Any:
+    """Return the cluster class; what it could not make it does not complain of later, as something left open."""
+    from distributed.core import Status
+
+    class Tidy(kind):  # type: ignore[misc]
+        def __init__(self, **keywords: Any) -> None:
+            try:
+                super().__init__(**keywords)
+            except BaseException:
+                self.status = Status.closed
+                raise
+
+    return Tidy
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 import ndbatch as nb
 from ndbatch import events
-from ndbatch.config.load import from_mapping
+from ndbatch.config.load import dump, from_mapping
 from ndbatch.errors import ClusterError
 from ndbatch.journal import Journal
 
@@ -73,11 +75,53 @@ def test_jobs_may_have_several_workers(slurm: OneNodeSlurm, tmp_path: Path, loca
     assert contents(tmp_path) == local_result
 
 
-def test_what_the_queue_refuses_is_told_in_its_words(slurm: OneNodeSlurm, tmp_path: Path) -> None:
-    with pytest.raises(
-        ClusterError, match=r"slurm queue refused the job: .*Requested node configuration is not available"
-    ):
-        nb.run(demo(tmp_path, CLUSTER | {"memory": "900 GB"}), report=False)
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"memory": "900 GB"}, "Requested node configuration is not available"),
+        ({"queue": "nowhere"}, "Invalid partition name specified"),
+        ({"directives": ["--nonsense=3"]}, "unrecognized option '--nonsense=3'"),
+    ],
+)
+def test_what_the_queue_refuses_is_told_in_its_words(
+    slurm: OneNodeSlurm, tmp_path: Path, capfd: pytest.CaptureFixture[str], wrong: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ClusterError, match=r"the slurm queue( nowhere)? refused the job: sbatch: ") as told:
+        nb.run(demo(tmp_path, CLUSTER | wrong), report=False)
+    assert words in str(told.value)
+    assert str(told.value).count("refused") == 1
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_options_that_nobody_knows_are_told_without_all_the_others(slurm: OneNodeSlurm, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"cannot be described .*unexpected keyword argument 'nosuch'") as told:
+        nb.run(demo(tmp_path, CLUSTER | {"options": {"nosuch": 1}}), report=False)
+    assert "export" not in str(told.value)
+
+
+def test_jobs_that_follow_the_work_begin_with_none(slurm: OneNodeSlurm, tmp_path: Path) -> None:
+    """dask asks for no worker before it has work, and ndbatch has no work before it has asked a worker."""
+    config = job(tmp_path, {"slow": {"seconds": 0.1}}, {"jobs": 1, "minimum": 0, "maximum": 2, "start_within": 60})
+    assert nb.run(config, report=False).counts == events.Counts(planned=12, done=12)
+    assert slurm.jobs() == slurm.jobs("PENDING") == []
+
+
+@pytest.mark.skipif("NDBATCH_TEST_CLUSTER" not in os.environ, reason="a job that waits for jobs of its own")
+def test_the_driver_may_be_a_job_itself_in_the_background(slurm: OneNodeSlurm, tmp_path: Path) -> None:
+    """What the queue tells the driver's job of its own memory and cores must not become that of the workers' jobs."""
+    config = job(tmp_path, {"slow": {"seconds": 0.1}}, {"jobs": 1})
+    (tmp_path / "job.yaml").write_text(dump(config))
+    command = f"{sys.executable} -m ndbatch run job.yaml --detach && {sys.executable} -m ndbatch attach job.yaml"
+    asked = ["--mem=700M", "--cpus-per-task=1", f"--chdir={tmp_path}", f"--output={tmp_path}/driver.log"]
+    slurm.call("sbatch", *asked, f"--wrap={command}; echo exit $?; {sys.executable} -m ndbatch status runs/job")
+    deadline = time.monotonic() + 90
+    while slurm.call("squeue", "-h", "-o", "%i").split() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    told = (tmp_path / "driver.log").read_text()
+    assert "exit 0" in told, told
+    assert "12" in told.partition("exit 0")[2]
+    image = nb.open(f"{tmp_path}/runs/job/out.zarr")[...]
+    assert np.array_equal(image.ravel(), np.arange(16 * 22 * 15) + 1)
 
 
 def test_why_jobs_wait_is_told_in_the_words_of_the_queue(slurm: OneNodeSlurm, tmp_path: Path) -> None:
