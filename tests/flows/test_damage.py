@@ -295,6 +295,32 @@ def test_a_damaged_block_in_a_service_is_mended_or_told(folder: Path, service: s
         assert check(folder / "runs/job").ok
 
 
+def test_damaged_objects_in_a_bucket_are_mended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = pytest.importorskip("moto.server", reason="moto is not installed")
+    import boto3
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    serving = server.ThreadedMotoServer(port=0, ip_address="127.0.0.1", verbose=False)
+    serving.start()
+    try:
+        endpoint = "http://{}:{}".format(*serving.get_host_and_port())
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+        client.create_bucket(Bucket="made")
+        outputs = {"out": {"url": f"zarr://s3://made/out.zarr?endpoint={endpoint}", "chunks": BLOCK}}
+        run(folder, outputs)
+        keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="made")["Contents"]]
+        before = {key: client.get_object(Bucket="made", Key=key)["Body"].read() for key in keys}
+        chunks = [key for key in keys if "/c/" in key]
+        client.put_object(Bucket="made", Key=chunks[0], Body=before[chunks[0]][:-5])
+        client.delete_object(Bucket="made", Key=chunks[3])
+        assert len(check(folder / "runs/job").mismatches) == 2
+        assert run(folder, outputs, mend=True).counts.done == 2
+        assert {key: client.get_object(Bucket="made", Key=key)["Body"].read() for key in keys} == before
+    finally:
+        serving.stop()
+
+
 def test_a_retry_that_is_killed_is_gone_on_with(folder: Path) -> None:
     """Receipts are taken back in one step; what comes after it is a run like any other."""
     outputs = {"out": WHOLE["npy"]}
