@@ -174,15 +174,16 @@ def _store(service: Service, where: Region, data: Array | None) -> None:
     has_time = "t" in volume.axes
     domain = volume.domain if has_time else Box((0, *volume.domain.start), (1, *volume.domain.stop))
     inside = box.intersect(domain)
-    new = np.zeros(inside.shape, volume.dtype)
-    if data is not None:
+    if data is None:
+        new = np.zeros(inside.shape, volume.dtype)
+    else:
         given = data.reshape(box.shape)
         kept = given[inside.slices(box.start)]
-        if np.count_nonzero(kept) != np.count_nonzero(given):
+        if inside != box and np.count_nonzero(kept) != np.count_nonzero(given):
             raise BossError(f"the voxels of {where.channel.name} end before the box does", BAD_CUTOUT)
         if kept.size and volume.dtype != where.dtype and kept.max() > np.iinfo(volume.dtype).max:
             raise BossError(f"{where.channel.name} is kept as {volume.dtype}, and {kept.max()} is more", NOT_STORED)
-        new[...] = kept
+        new = kept.astype(volume.dtype, copy=False)  # memory that is new costs more than what is done in it
     if not inside.empty:
         target = inside if has_time else Box(inside.start[1:], inside.stop[1:])
         write(service, where.channel, where.level, target, new.reshape(target.shape), merge=data is not None)

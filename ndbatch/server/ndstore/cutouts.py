@@ -131,12 +131,12 @@ def _store(service: Service, where: Cutout, arrays: Sequence[Array]) -> None:
         )
         inside = box.intersect(whole)
         kept = block[inside.slices(box.start)] if not inside.empty else block[:0]
-        if np.count_nonzero(kept) != np.count_nonzero(block):
+        if inside != box and np.count_nonzero(kept) != np.count_nonzero(block):
             raise PlanError(f"the voxels of {channel.name} end at {whole.describe('tzyx')}, before the box does")
         if inside.empty:
             continue
-        exact = kept.astype(volume.dtype)
-        if not np.array_equal(exact, kept):
+        exact = kept.astype(volume.dtype, copy=False)
+        if exact is not kept and not np.array_equal(exact, kept):
             raise PlanError(f"{channel.name} is kept as {volume.dtype}, which cannot hold these values")
         target = inside if volume.axes.startswith("t") else Box(inside.start[1:], inside.stop[1:])
         write(service, channel, where.level, target, exact.reshape(target.shape), merge=True)
