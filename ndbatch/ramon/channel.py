@@ -21,7 +21,7 @@ from ndbatch.ramon.dialects import dumps, loads
 from ndbatch.ramon.hdf5 import MANY, Paint, from_hdf5, query_box, read_ids, read_numbers
 from ndbatch.ramon.hdf5 import to_hdf5 as packed
 from ndbatch.ramon.model import Annotation, require_id
-from ndbatch.ramon.store import FIELDS, Objects, Wanted, with_ids
+from ndbatch.ramon.store import FIELDS, Objects, Wanted, cutout_of, places_of, with_ids
 from ndbatch.remotes.base import Array
 from ndbatch.remotes.http.client import Client, Reply, in_flight, segment
 
@@ -228,17 +228,17 @@ def _predicate(name: str, value: Any) -> str | None:
 
 def _pieces(cutout: Array | None, start: Sequence[int], voxels: Array | None, level: int) -> Iterator[Paint]:
     if cutout is not None:
-        data = np.asarray(cutout)
-        whole = Box.of_shape(data.shape, tuple(int(one) for one in start))
+        data, first = cutout_of(cutout, start)
+        whole = Box.of_shape(data.shape, first)
         for block in Grid.over(whole, PIECE, whole.start):
             part = data[block.core.slices(whole.start)]
             if part.any():
                 z, y, x = block.core.start
                 yield Paint(level, (z, y, x), part)
     if voxels is not None:
-        places = np.asarray(voxels, np.int64).reshape(-1, 3)
-        for first in range(0, len(places), PLACES):
-            yield Paint(level, voxels=places[first : first + PLACES])
+        places = places_of(voxels)
+        for begin in range(0, len(places), PLACES):
+            yield Paint(level, voxels=places[begin : begin + PLACES])
 
 
 def _edges(data: Array) -> tuple[list[int], list[int]]:

@@ -18,7 +18,7 @@ from ndbatch.geometry import Box
 from ndbatch.ramon import dialects
 from ndbatch.ramon.hdf5 import LARGEST, Paint, from_hdf5, h5, write_groups
 from ndbatch.ramon.model import LARGEST_ID, Annotation, require_id
-from ndbatch.ramon.store import Objects, Wanted, with_ids
+from ndbatch.ramon.store import Objects, Wanted, cutout_of, places_of, with_ids
 from ndbatch.remotes.base import Array
 
 ENDINGS = (".parquet", ".h5", ".hdf5", ".json")
@@ -121,9 +121,10 @@ class FileObjects(Objects):
             raise PlanError(f"rule {rule!r} is none of overwrite, preserve and reduce")
         places = [np.empty((0, 3), np.int64)]
         if cutout is not None:
-            places.append(np.argwhere(np.asarray(cutout)) + np.asarray(start, np.int64))
+            data, first = cutout_of(cutout, start)
+            places.append(np.argwhere(data) + np.asarray(first, np.int64))
         if voxels is not None:
-            places.append(np.asarray(voxels, np.int64).reshape(-1, 3))
+            places.append(places_of(voxels))
         new = np.unique(np.concatenate(places), axis=0)
 
         def change() -> None:

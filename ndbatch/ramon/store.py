@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ndbatch.errors import PlanError
 from ndbatch.geometry import Box
-from ndbatch.ramon.model import CLASSES, RELATED, Annotation, Written, class_of, require_id, written
+from ndbatch.ramon.model import CLASSES, LARGEST_ID, RELATED, Annotation, Written, class_of, require_id, written
 from ndbatch.remotes.base import Array
 
 if TYPE_CHECKING:
@@ -24,6 +26,28 @@ for _one in CLASSES:
         FIELDS[_name] = tuple(dict.fromkeys((*FIELDS.get(_name, ()), _how)))
 PAGE = 1000
 """Objects that are asked for together when a store is iterated."""
+
+
+def places_of(voxels: Any) -> Array:
+    """Return voxels as rows of absolute places (n, 3), z, y, x, int64. PlanError where they are no such rows, or below 0."""
+    rows = np.asarray(voxels)
+    if not rows.size:
+        return np.empty((0, 3), np.int64)
+    if rows.ndim != 2 or rows.shape[1] != 3 or rows.dtype.kind not in "iuf":
+        raise PlanError(f"voxels are rows of three places, z, y, x; {rows.dtype} of the shape {rows.shape} came")
+    if rows.dtype.kind == "f" and not np.array_equal(rows, np.floor(rows)):
+        raise PlanError("voxels are whole numbers of voxels; round the places first")
+    if rows.min() < 0 or rows.max() > LARGEST_ID:
+        raise PlanError(f"voxels lie from 0 to {LARGEST_ID} along each axis; {rows.min():g} to {rows.max():g} came")
+    return rows.astype(np.int64)
+
+
+def cutout_of(cutout: Any, start: Sequence[int]) -> tuple[Array, tuple[int, ...]]:
+    """Return a cutout (z, y, x) and where it begins. PlanError where it has other axes, or begins below 0."""
+    data, first = np.asarray(cutout), tuple(start)
+    if data.ndim != 3:
+        raise PlanError(f"a cutout has the axes z, y, x; one of the shape {data.shape} came")
+    return data, tuple(int(n) for n in places_of([first])[0])
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,31 @@ def test_painting_boxes_and_voxels(store: Objects, wire: Wire) -> None:
     assert found == {(5, 20, 25), (41, 79, 109)}
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"voxels": np.array([[5, 20.5, 25]])}, "whole numbers"),
+        ({"voxels": np.array([[-1, 20, 25]])}, "lie from 0"),
+        ({"voxels": np.array([5, 20, 25])}, "rows of three places"),
+        ({"cutout": np.ones((2, 2)), "start": (5, 20, 25)}, "axes z, y, x"),
+        ({"cutout": np.ones((2, 2, 2)), "start": (5, 20)}, "rows of three places"),
+        ({"cutout": np.ones((2, 2, 2)), "start": (-5, 20, 25)}, "lie from 0"),
+    ],
+)
+def test_places_that_are_none_are_not_painted(store: Objects, tmp_path: Path, facts: dict[str, Any], said: str) -> None:
+    """Neither cut to whole numbers nor counted from the other end, in an ndstore or in a file."""
+    for objects in (store, ramon.open(tmp_path / "a.ramon.h5")):
+        objects.put([Segment(id=4)])
+        with pytest.raises(PlanError, match=said):
+            objects.paint(4, **facts)
+        assert objects.bounding_box(4) is None
+
+
+def test_a_bound_of_confidence_is_a_number(store: Objects, wire: Wire) -> None:
+    with pytest.raises(NotFound, match="takes a number, not 'abc'"):
+        wire.get("query/confidence/lt/abc/")
+
+
 def test_rules_of_painting(store: Objects) -> None:
     store.put([Segment(id=4), Segment(id=6)])
     row = np.array([[10, 40, x] for x in range(40, 50)])

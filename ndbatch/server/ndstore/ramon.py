@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 HDF5 = "product/hdf5"
 OPTIONS = frozenset({"overwrite", "preserve", "exception", "update", "dataonly", "reduce", "json"})
+BOUND = re.compile(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?")
 IDS = re.compile(r"\d{1,10}(,\d{1,10})*,?")
 MOST = 2**31
 """Most ids that are reserved at once."""
@@ -145,7 +146,10 @@ def _query(place: Place, rest: Sequence[str]) -> Response:
     while left:
         name = left.pop(0)
         if name == "confidence" and left and left[0] in ("lt", "gt"):
-            predicates.append((name, left.pop(0), left.pop(0) if left else ""))
+            how, bound = left.pop(0), left.pop(0) if left else ""
+            if not BOUND.fullmatch(bound):
+                raise PlanError(f"query/confidence/{how}/ takes a number, not {bound!r}")
+            predicates.append((name, how, bound))
         elif not left:
             raise PlanError(f"{name} needs a value: query/{name}/VALUE/")
         elif name == "limit":
