@@ -315,6 +315,20 @@ def ranged(handler: Any, data: bytes) -> None:
     handler.wfile.write(part)
 
 
+@pytest.mark.parametrize("written", ["my file+é", "my%20file+%C3%A9"])
+def test_names_are_written_as_they_are_or_as_a_browser_does(tmp_path: Path, written: str) -> None:
+    data = voxels((4, 5), "uint8", seed=4)
+    np.save(tmp_path / "my file+é.npy", data)
+    nb.copy(tmp_path / "my file+é.npy", tmp_path / "my file+é.zarr", cluster="inline", directory=tmp_path / "run")
+    (tmp_path / "my file+é").mkdir()
+    Image.fromarray(data).save(tmp_path / "my file+é" / "z 1.png")
+    with file_server(tmp_path) as (url, _):
+        assert np.array_equal(nb.open(f"{url}/{written}.npy")[...], data)
+        assert np.array_equal(nb.open(f"{url}/{written}.zarr")[...], data)
+        assert np.array_equal(nb.open(f"images://{url}/{written}")[0], data)
+        assert [entry.name for entry in nb.connect(f"{url}/{written}").ls()] == ["z 1.png"]
+
+
 def test_a_server_without_ranges(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     data = (folder / "a.nii").read_bytes()
     asked = 0

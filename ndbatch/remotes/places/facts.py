@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from ndbatch.errors import NotFound, RemoteError
 from ndbatch.remotes.http.client import client
 from ndbatch.remotes.http.reply import Reply, secrets_of, shown, without_secrets
-from ndbatch.remotes.places.listing import file_system, google_page
+from ndbatch.remotes.places.listing import escaped, file_system, google_page
 from ndbatch.remotes.places.objects import Objects
 from ndbatch.remotes.places.tensor import FAILURES, translated
 
@@ -44,9 +44,7 @@ def facts(folder: Objects, name: str) -> Facts | None:
     """
     spec = folder.spec()
     if spec["driver"] == "http":
-        return _web(
-            f"{spec['base_url']}{quote(spec['path'], safe='/%:@!$,;=+&()*~')}{quote(name, safe='%:@!$,;=+&()*~')}"
-        )
+        return _web(spec["base_url"] + escaped(f"{spec['path']}{name}"))
     size = _google(folder, name) if spec["driver"] == "gcs" else _amazon(folder, name)
     return None if size is None else Facts(size, folder.etag(name))
 

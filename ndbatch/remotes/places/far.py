@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ndbatch.errors import NotFound, PlanError, RemoteError
 from ndbatch.remotes.address import PLACE_OPTIONS, Address
@@ -219,7 +219,7 @@ class FarPath:
         if not self._facts.moved:
             return self._above, self.name
         moved = urlsplit(self._facts.moved)
-        folder, _, name = moved.path.rpartition("/")
+        folder, _, name = unquote(moved.path).rpartition("/")
         base = f"{moved.scheme}://{moved.netloc}" + (f"?{moved.query}" if moved.query else "")
         return Objects(self.address, {"driver": "http", "base_url": base}, folder, str(self.parent)), name
 

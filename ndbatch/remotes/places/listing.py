@@ -18,7 +18,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import unquote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 from urllib.request import Request, urlopen
 
 from ndbatch.errors import Denied, RemoteError, Transient, missing_extra
@@ -47,7 +47,7 @@ def entries(spec: dict[str, Any], address: Address) -> list[Entry]:
     """
     driver = spec["driver"]
     if driver == "http":
-        found = _index(spec["base_url"] + spec["path"], address)
+        found = _index(spec["base_url"] + escaped(spec["path"]), address)
     elif driver == "zip":
         found = _zipped(spec, address)
     elif driver == "gcs":
@@ -205,6 +205,11 @@ class _Links(HTMLParser):
             self.found += [value for name, value in attrs if name == "href" and value]
 
 
+def escaped(path: str) -> str:
+    """Return a path of a web server as a URL has it: `%20` for a space."""
+    return quote(path, safe="/:@!$,;=+&()*~")
+
+
 def _index(url: str, address: Address) -> list[Entry]:
     """Return what the index page of a folder links to directly below it, as Apache, nginx and Python's server write it."""
     try:
@@ -224,10 +229,10 @@ def _index(url: str, address: Address) -> list[Entry]:
     links.feed(page)
     if not page:
         raise RemoteError(f"{url}: the server gives no index of this folder; name a volume in it", url=url)
-    top, found = urlsplit(url).path, set()
+    top, found = unquote(urlsplit(url).path), set()
     for link in links.found:
-        path = urlsplit(urljoin(url, link)).path
+        path = unquote(urlsplit(urljoin(url, link)).path)
         name, slash, rest = path.removeprefix(top).partition("/")
         if path.startswith(top) and name and not rest:
-            found.add((unquote(name), bool(slash)))
+            found.add((name, bool(slash)))
     return [Entry(name, folder) for name, folder in found]

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ndbatch.errors import Denied, NotFound, PlanError, RemoteError, Transient
 from ndbatch.remotes.address import Address
@@ -220,7 +221,7 @@ def remote(address: Address) -> Objects:
         inside = (zipped["inside"] or "").rstrip("/")
         return Objects(address, base, inside, f"{file}/{inside}" if inside else file)
     base, path = _service(address, address.path)
-    return Objects(address, base, path, address.path)
+    return Objects(address, base, path, unquote(address.path) if base["driver"] == "http" else address.path)
 
 
 def _file(address: Address, url: str) -> dict[str, Any]:
@@ -229,11 +230,12 @@ def _file(address: Address, url: str) -> dict[str, Any]:
 
 
 def _service(address: Address, url: str) -> tuple[dict[str, Any], str]:
-    """Return the kvstore JSON of a bucket or a server, and the path below it."""
+    """Return the kvstore JSON of a bucket or a server, and the path below it: of a server as its names are, without the `%20`
+    of a URL, which tensorstore writes itself."""
     host, _, path = url.partition("://")[2].partition("/")
     driver = DRIVERS[address.place]
     if driver == "http":
-        return {"driver": driver, "base_url": f"{address.place}://{host}"}, f"/{path}".rstrip("/")
+        return {"driver": driver, "base_url": f"{address.place}://{host}"}, f"/{unquote(path)}".rstrip("/")
     if driver == "gcs":
         return {"driver": driver, "bucket": host}, path
     spec: dict[str, Any] = {"driver": driver, "bucket": host, "aws_credentials": credentials(address)}
