@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import urllib3
@@ -54,6 +55,13 @@ def npz(data: Any) -> bytes:
     plain = io.BytesIO()
     np.save(plain, data)
     return zlib.compress(plain.getvalue())
+
+
+def hdf5(name: str, data: Any) -> bytes:
+    plain = io.BytesIO()
+    with h5py.File(plain, "w") as file:
+        file[f"{name}/CUTOUT"] = data
+    return plain.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -356,6 +364,15 @@ def test_what_does_not_fit_is_refused(fresh: Wire) -> None:
     ):
         assert fresh.post(path, body, 404).data
     assert b"readonly" in fresh.post(path.replace("/a/", "/locked/"), npz(good), 404).data
+    for wrong in (
+        npz(good.astype("float32")),
+        npz(np.ones((1, 20, 30, 40), "float64")),
+        hdf5("a", good[0].astype("uint16")),
+    ):
+        form = "hdf5" if wrong.startswith(b"\x89HDF") else "npz"
+        assert (
+            b"the channel and the address say uint8 (2, 3, 4)" in fresh.post(path.replace("npz", form), wrong, 404).data
+        )
     for form in ("raw", "zip", "jpeg"):
         fresh.post(path.replace("npz", form), npz(good), 400)
     fresh.ask("DELETE", path, status=400)

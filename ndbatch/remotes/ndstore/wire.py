@@ -152,7 +152,8 @@ def inflated(body: bytes, most: int, where: str) -> bytes:
 
 def _native(data: Any, largest: int, where: str) -> Array:
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "buif" or data.nbytes > largest:
-        raise Corrupt(f"{where}: no array of numbers of at most {largest} bytes", url=where)
+        came = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else "no array"
+        raise Corrupt(f"{where}: {came} came, and not an array of numbers of at most {largest} bytes", url=where)
     return np.ascontiguousarray(data, data.dtype.newbyteorder("="))
 
 

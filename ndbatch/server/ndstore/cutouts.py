@@ -161,8 +161,9 @@ def _unpacked(form: str, body: bytes, where: Cutout) -> list[Array]:
             if whole.ndim != len(where.shape) + 1 or len(whole) != len(where.channels):
                 raise PlanError(f"missing channels: {whole.shape} came, {(len(where.channels), *where.shape)} is due")
             arrays = list(whole)
-    except Corrupt as error:
-        raise PlanError(error.message) from None
+    except Corrupt as error:  # of another type or shape, more often than damaged
+        due = ", ".join(sorted({dtype.name for dtype in dtypes}))
+        raise PlanError(f"{error.message}; the channel and the address say {due} {where.shape}") from None
     for data, dtype in zip(arrays, dtypes, strict=True):
         if data.dtype != dtype or data.shape != where.shape:
             raise PlanError(f"{data.dtype} {data.shape} came, the channel and the address say {dtype} {where.shape}")
