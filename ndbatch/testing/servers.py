@@ -32,6 +32,7 @@ def s3_server(*buckets: str) -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
+    _one_at_a_time(server)
     endpoint = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     with mock.patch.dict(os.environ, {**kept, **KEYS, "AWS_ENDPOINT_URL": endpoint}, clear=True):
@@ -44,6 +45,17 @@ def s3_server(*buckets: str) -> Iterator[str]:
             # moto keeps its buckets in this process, beyond the life of a server.
             urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
             server.stop()
+
+
+def _one_at_a_time(server: Any) -> None:
+    """Let a moto server answer one request after the other: S3 is atomic for each object, moto's threads are not."""
+    answer, lock = server._server.app, threading.Lock()
+
+    def locked(environ: Any, start_response: Any) -> Any:
+        with lock:
+            return answer(environ, start_response)
+
+    server._server.app = locked
 
 
 def s3_client(endpoint: str) -> Any:

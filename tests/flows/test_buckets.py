@@ -118,7 +118,7 @@ def test_a_run_from_bucket_to_bucket_is_killed_and_goes_on(
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert 2 <= receipts(tmp_path / "run") < 8
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert objects(endpoint, "results", "killed/out.zarr/") == undisturbed
     assert "loopback-only" not in "".join(p.read_text(errors="ignore") for p in (tmp_path / "run").rglob("*.*"))
@@ -208,7 +208,7 @@ class Writer:
     def stop(self) -> str:
         """Return what it complained of, or its exit code."""
         try:
-            _, errors = self.process.communicate(timeout=60)
+            _, errors = self.process.communicate(timeout=300)
         finally:
             self.process.kill()
         return errors or ("" if self.process.returncode == 0 else str(self.process.returncode))
