@@ -332,6 +332,9 @@ def soak(top: Path, options: argparse.Namespace) -> list[str]:
         print(f"done by the same command again: {one}")
     if options.samples:
         write_samples(options.samples, watch)
+    early = sorted({row.role for row in table if lasting(row.role) and not row.watched})
+    if early:
+        print(f"too few runs to judge growth ({WARM} samples are needed) of: {', '.join(early)}")
     return going.wrong + [one for row in table for one in row.complaints()]
 
 

@@ -19,6 +19,7 @@ import ndbatch as nb
 from ndbatch.config.load import from_mapping
 from ndbatch.errors import PlanError
 from ndbatch.journal import Journal
+from ndbatch.testing.chaos import chaos_proxy
 from ndbatch.testing.servers import google_server, s3_client, s3_server
 from ndbatch.testing.volumes import voxels
 from tests.remotes.conftest import PREAMBLE, script
@@ -217,8 +218,8 @@ class Writer:
 def test_a_run_in_a_bucket_of_google(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On processes, by a driver of its own: tensorstore asks once which server to use."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none"))
-    with google_server("lab") as url:
-        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+    with google_server("lab") as url, chaos_proxy(url) as proxy:
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", proxy.url)
         document = job(tmp_path, "gs://lab/out.zarr", "processes", "dies_once", folder=str(tmp_path))
         document["inputs"] = {"image": "gs://lab/em.zarr"}
         (tmp_path / "job.yaml").write_text(yaml.safe_dump(document))
@@ -230,8 +231,11 @@ volume = nb.create("gs://lab/em.zarr", shape=data.shape, dtype="uint16", chunks=
 volume.write(volume.domain, data)
 result = nb.run(sys.argv[1], report=False)
 print(result.status, result.counts.done, np.array_equal(nb.open("gs://lab/out.zarr")[...], data // 3))
+volume.write(nb.Box((0, 0, 0), (2, 2, 2)), data[:2, :2, :2])  # a part of a chunk
 """,
             str(tmp_path / "job.yaml"),
         )
+        conditional = [one for one in proxy.asked if one.startswith("POST") and "ifGenerationMatch=" in one]
     assert said == "done 8 True\n"
+    assert any("em.zarr%2F0%2Fc%2F0%2F0%2F0" in one.replace("/", "%2F") for one in conditional)
     assert (tmp_path / "dead").exists()
