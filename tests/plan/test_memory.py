@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 NUCLEI = Path(__file__).parents[2] / "examples/data/nuclei_cells3d.tif"
 BLOCK = (64, 256, 256)
 """4 million voxels: arrays then take as much as the libraries and more, and a block is done within a second or two."""
-HALF = {"chain", "nuclei", "percentiles"}
-"""Cases that take most of their time to compute, and arrays of many times the image: half a block shows as much."""
+HALF = {"nuclei", "percentiles"}
+"""Cases that take long to compute, and whose arrays outweigh the libraries in half a block too."""
 COUNT = 3
 """Blocks of a run: one is computed while one is read ahead and one is written behind."""
 
