@@ -227,3 +227,17 @@ def npy(data: Array) -> bytes:
     plain = io.BytesIO()
     np.save(plain, data)
     return plain.getvalue()
+
+
+def test_a_volume_that_dvid_did_not_make_keeps_its_extents(host: str) -> None:
+    """DVID writes whole blocks; those of a volume that cannot grow end where it ends."""
+    facts = {"shape": (20, 64, 66), "offset": (5, 0, 10), "voxel_size": SIZE}
+    ndbatch.create(f"ndstore://{host}/brain/em", dtype="uint8", **facts)
+    ndbatch.create(f"ndstore://{host}/brain/seg", dtype="uint64", kind="labels", **facts)
+    for name in ("em", "seg"):
+        url = f"dvid://{host}/{root_of(host)}/{name}"
+        volume = ndbatch.open(url)
+        box = Box((5, 0, 10), (6, 1, 11))
+        volume.write(box, np.ones((1, 1, 1), volume.dtype))
+        assert (ndbatch.open(url).shape, ndbatch.open(url).offset) == ((20, 64, 66), (5, 0, 10))
+        assert int(ndbatch.open(f"ndstore://{host}/brain/{name}")[...].sum()) == 1

@@ -79,7 +79,12 @@ def post_raw(ask: Ask) -> Response:
 
 
 def grow(ask: Ask, box: Box) -> None:
-    """Have the extents of the version hold a box, and count the change."""
+    """Have the extents of the version hold a box, and count the change. Those of a volume that cannot grow stay in it."""
+    volume = storage(ask).volume(ask.uuid) if ask.instance.found else None
+    if volume is not None:
+        box = box.intersect(volume.domain)
+        if box.empty:
+            return
     ends = ask.instance.nearest(ask.repo, ask.uuid, ask.instance.extents)
     first, last = [list(reversed(box.start)), [n - 1 for n in reversed(box.stop)]]
     if ends is not None:
