@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COMMITTED, COUNTED, APART = "committed", "counted", "apart"
 """What DVID keeps of a channel: the version that was committed with it; whether its labels are counted and unchanged since; and
-whether its voxels are of another size than those of its project, as those of a coarser level that is an instance of its own."""
+whether it lies in no frame of ndstore and BOSS, as a coarser level that is an instance of its own, or voxels below 0."""
 
 
 def of_dvid(channel: Channel) -> Mapping[str, Any]:

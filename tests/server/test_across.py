@@ -18,7 +18,7 @@ pytest.importorskip("starlette", reason="the service needs the extra serve")
 import ndbatch
 from ndbatch import ramon
 from ndbatch.cli.app import app
-from ndbatch.errors import Denied, NotFound, RemoteError
+from ndbatch.errors import Denied, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
 from ndbatch.ingest.upload import ingest
 from ndbatch.remotes.address import parse
@@ -241,3 +241,22 @@ def test_a_volume_that_dvid_did_not_make_keeps_its_extents(host: str) -> None:
         volume.write(box, np.ones((1, 1, 1), volume.dtype))
         assert (ndbatch.open(url).shape, ndbatch.open(url).offset) == ((20, 64, 66), (5, 0, 10))
         assert int(ndbatch.open(f"ndstore://{host}/brain/{name}")[...].sum()) == 1
+
+
+def test_voxels_below_0_leave_the_frame_of_other_protocols(host: str) -> None:
+    """DVID has such places, ndstore and BOSS have not; those of 32 bits are refused before anything is made."""
+    repo = ndbatch.connect(f"dvid://{host}")
+    assert isinstance(repo, DvidRemote)
+    root = repo.new_repository("brain")
+    facts = {"shape": (4, 4, 4), "dtype": "uint8", "voxel_size": SIZE}
+    for name, offset in (("em", (1, 2, 3)), ("below", (-70, -3, -1))):
+        volume = ndbatch.create(f"dvid://{host}/{root}/{name}", offset=offset, **facts)
+        volume.write(volume.domain, np.ones(volume.shape, np.uint8))
+    below = ndbatch.open(f"dvid://{host}/{root}/below")
+    assert (below.offset, int(below[...].sum())) == ((-70, -3, -1), 64)
+    for url in (f"ndstore://{host}", f"boss://{host}/brain"):
+        assert [entry.name for entry in ndbatch.connect(url).ls()] == ["brain/em"]
+    assert int(ndbatch.open(f"ndstore://{host}/brain/em")[...].sum()) == 64
+    with pytest.raises(PlanError, match="places of DVID have 32 bits"):
+        ndbatch.create(f"dvid://{host}/{root}/far", offset=(0, 2**33, 0), **facts)
+    assert "far" not in ndbatch.connect(f"dvid://{host}/{root}").instances()  # type: ignore[attr-defined]

@@ -105,6 +105,11 @@ class DvidVolume(Volume):
                 f"{address.url}: DVID holds z, y, x, not {spec.axes}; write each time or channel to an instance of its own "
                 "(t=, c= of the input)"
             )
+        if any(not -(2**31) < n < 2**31 for n in (*spec.domain.start, *spec.domain.stop)):
+            raise PlanError(
+                f"{address.url}: the volume lies at {spec.domain.describe(spec.axes)}; places of DVID have 32 bits, move it "
+                "with translate"
+            )
         level = address.count("level")
         if level and cls.makes_levels(spec.dtype, spec.kind):
             raise PlanError(

@@ -224,13 +224,15 @@ class Storage:
             first = project.shape == (1, 1, 1)
             size = tuple(volume.voxel_size or (1.0,) * 3) if first else project.voxel_size
             apart = any(abs(a - b) > 1e-6 * b for a, b in zip(volume.voxel_size or size, size, strict=True))
-            if any(channel.name == self.name for channel in catalogue.channels(self.repo.name)):
+            apart = apart or any(n < 0 for n in volume.domain.start)  # where no request of ndstore or BOSS reaches
+            if known := self.channel():
                 catalogue.change_channel(self.repo.name, self.name, url=url)
+                keep_of_dvid(self.service, known, apart=apart)
             else:
                 told = {"dvid": {COUNTED: True, APART: apart}}  # each write by DVID counts its labels
                 facts = (self.repo.name, self.name, url, one.kind, volume.dtype.name, volume.levels)
                 catalogue.add_channel(Channel(*facts, made=True, extra=told))
-            if apart:  # a coarser level of another instance, which is in no frame of other protocols
+            if apart:  # also a coarser level of another instance, which is in no frame of other protocols
                 return
             frame = _around(Box.of_shape(project.shape, project.offset), volume.domain)
             if first and project.made:
