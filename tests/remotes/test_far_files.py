@@ -238,11 +238,13 @@ def test_a_box_larger_than_the_cache(monkeypatch: pytest.MonkeyPatch, large: Pat
             assert fetched(asked) < 1.5 * (large / name).stat().st_size
 
 
-def test_other_processes_open_it_again(folder: Path, web: str) -> None:
-    volumes = [nb.open(f"{web}/{name}") for name in ("a.h5::/em", "tiled.tif", "a.nii.gz")]
-    sums = [int(volume[...].sum()) for volume in volumes]
-    code = "import pickle\nprint([int(one[...].sum()) for one in pickle.loads(bytes.fromhex(sys.argv[1]))])"
-    assert run_python(code, pickle.dumps(volumes).hex()).strip() == str(sums)
+def test_volumes_travel_as_addresses(folder: Path, web: str) -> None:
+    for name in ("a.h5::/em", "tiled.tif", "a.nii.gz"):
+        volume = nb.open(f"{web}/{name}")
+        volume[0]
+        sent = pickle.dumps(volume)
+        assert len(sent) < 1000
+        assert np.array_equal(pickle.loads(sent)[...], volume[...])
 
 
 def test_a_run_reads_by_workers_of_their_own(folder: Path, web: str, tmp_path: Path) -> None:
