@@ -80,8 +80,8 @@ def run(
     about_to_act("starts a run")
     config = as_config(config)
     plan = _plan(config, fresh=fresh)
-    if retry_failed:
-        _require_failures(plan)
+    if retry_failed or retry_damaged:
+        _require_begun(plan, failures=retry_failed)
     begun = time.monotonic()
     with (
         storage_errors(plan.directory),
@@ -150,18 +150,16 @@ def _plan(config: Config, *, fresh: bool) -> Plan:
     return make_plan(config)
 
 
-def _require_failures(plan: Plan) -> None:
+def _require_begun(plan: Plan, *, failures: bool) -> None:
     if not Journal.exists(plan.directory):
         raise JournalError(f"{plan.directory} holds no run yet; start it with: ndbatch run")
     with Journal.read(plan.directory) as journal:
-        if not journal.failures():
+        if failures and not journal.failures():
             raise JournalError(f"{plan.directory} has no failed blocks (status: {journal.status}); nothing to retry")
 
 
 def _take_back(plan: Plan, journal: Journal) -> CheckReport:
     """Compare all outputs with the journal, and take back what is damaged."""
-    if not journal.document:
-        raise JournalError(f"{plan.directory} holds no run yet; start it with: ndbatch run")
     found = inspect(journal, plan.directory)
     take_back(journal, journal.document, plan.directory, found.mismatches, found.tables)
     return found

@@ -295,6 +295,12 @@ def test_a_damaged_block_in_a_service_is_mended_or_told(folder: Path, service: s
         assert check(folder / "runs/job").ok
 
 
+def test_there_must_be_a_run(folder: Path) -> None:
+    with pytest.raises(NdbatchError, match="holds no run yet; start it with: ndbatch run"):
+        run(folder, {"out": "out.zarr"}, mend=True)
+    assert not (folder / "runs").exists()
+
+
 def test_damaged_objects_in_a_bucket_are_mended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = pytest.importorskip("moto.server", reason="moto is not installed")
     import boto3
