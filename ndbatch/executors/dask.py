@@ -18,6 +18,7 @@ from typing import Any
 from ndbatch.errors import ClusterError, OutOfMemory, RemoteError, TimeLimit, WorkerKilled
 from ndbatch.executors.agreement import require_same_versions, require_stage_opens
 from ndbatch.executors.base import Executor, Reply, WorkerDeath
+from ndbatch.executors.clock import Clock
 from ndbatch.executors.deployments import Deployment, deaf_to_ctrl_c
 from ndbatch.executors.onworker import lookout_plugin, run_on_worker, stage_plugin
 from ndbatch.worker.work import Batch, Work
@@ -64,7 +65,7 @@ class DaskExecutor(Executor):
         self._where: dict[int, frozenset[str]] = {}
         self._threads, self._looked, self._alone_since = 0, 0.0, time.monotonic()
         self._client: Any = None
-        self._watching = False
+        self._watching, self._clock = False, Clock()
         try:
             self._client = self._connect()
             self._first_worker()
@@ -211,9 +212,12 @@ class DaskExecutor(Executor):
                 if self._under_way.get(ticket) is future:
                     replies.append(self._reply(ticket, future))
                     self._forget_batch(ticket)
+                    self._clock.heard()
                 future.release()
                 ticket, future = self._finished.get_nowait()
         except queue.Empty:
+            if not replies:
+                self._clock.require_steady(self._deployment.title)
             if not replies and self._needs:
                 replies = self._stranded()
             return replies + self._cut_short()

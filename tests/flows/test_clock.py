@@ -17,6 +17,8 @@ import pytest
 import ndbatch as nb
 from ndbatch import events
 from ndbatch.config.load import from_mapping
+from ndbatch.errors import ClusterError
+from ndbatch.executors.clock import Clock as DaskClock
 from ndbatch.journal import Journal
 from ndbatch.report.status import status_lines
 from ndbatch.report.summary import summarise
@@ -160,3 +162,30 @@ def test_the_clock_of_all_processes_is_set(tmp_path: Path, kind: str, by: int) -
     assert (status, lost) == ("done", [])
     assert abs(shown - seconds - by) < 60  # the clock was set
     require_sane(tmp_path, seconds)
+
+
+def test_a_cluster_that_is_silent_since_the_clock_was_set_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """dask's loops wait by the time of day, a day where it was set back by one: better a sentence than such a wait."""
+    day, seconds = [1e9], [100.0]
+    monkeypatch.setattr(time, "time", lambda: day[0])
+    monkeypatch.setattr(time, "monotonic", lambda: seconds[0])
+    clock = DaskClock()
+
+    def passes(step: float) -> None:
+        day[0], seconds[0] = day[0] + step, seconds[0] + step
+
+    passes(5)
+    clock.heard()
+    passes(600)
+    clock.require_steady("the cluster")  # busy, not silent: no clock was set
+    day[0] += DAY
+    clock.require_steady("the cluster")  # forwards nothing waits
+    day[0] -= 2 * DAY
+    clock.heard()
+    passes(600)
+    clock.require_steady("the cluster")  # a pause as long was seen before
+    passes(2000)
+    with pytest.raises(
+        ClusterError, match=r"the cluster is silent since the clock .* set back by 86,400 s.*same command"
+    ):
+        clock.require_steady("the cluster")
