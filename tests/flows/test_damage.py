@@ -293,6 +293,11 @@ def test_a_damaged_block_in_a_service_is_mended_or_told(folder: Path, service: s
         assert run(folder, outputs, mend=True, blocks="auto").counts.done == 1
         assert np.array_equal(nb.open(url)[...], whole)
         assert check(folder / "runs/job").ok
+        nb.open(url).write(core, np.full(core.shape, 9, "uint16"))  # old voxels stay under the zeros that are due
+        assert not whole[core.slices((0, 0, 0))].all()
+        with pytest.raises(NdbatchError, match=r"done again and are still not as they were written.*--fresh"):
+            run(folder, outputs, mend=True, blocks="auto")
+        assert not check(folder / "runs/job").ok
 
 
 def test_there_must_be_a_run(folder: Path) -> None:
