@@ -53,7 +53,7 @@ def lookout_plugin(distributed: Any, run: str, silence: float) -> Any:
     class Lookout(distributed.SchedulerPlugin):  # type: ignore[misc]
         def __init__(self, run: str) -> None:
             self.run, self.name, self.at = run, run, dict[str, tuple[str, int, int]]()
-            self.silence, self.since = silence, dict[str, float]()
+            self.silence, self.heard, self.vouched = silence, dict[str, float](), dict[str, float]()
             self.pulse: Any = None
 
         async def start(self, scheduler: Any) -> None:
@@ -66,14 +66,17 @@ def lookout_plugin(distributed: Any, run: str, silence: float) -> Any:
                 self.pulse.start()
 
         def note(self, worker: str = "", stage: str = "", ticket: int = -1, block: int = -1, **_: Any) -> None:
-            self.at[worker], self.since[worker] = (stage, ticket, block), time.monotonic()
+            self.at[worker] = (stage, ticket, block)
 
         def vouch(self) -> None:
-            for address, (stage, ticket, _) in self.at.items():
-                task, worker = self.scheduler.tasks.get(f"{stage}-{ticket}"), self.scheduler.workers.get(address)
-                at_it = worker is not None and task is not None and task.processing_on is worker
-                if at_it and time.monotonic() - self.since[address] < self.silence:
-                    worker.last_seen = time.time()
+            # By what the scheduler has given out: a word of a worker may not leave it before it falls silent.
+            now = time.time()
+            for address, worker in self.scheduler.workers.items():
+                if worker.last_seen != self.vouched.get(address):
+                    self.heard[address] = worker.last_seen
+                ours = any(str(task.key).startswith(self.run) for task in worker.processing)
+                if ours and now - self.heard.get(address, now) < self.silence:
+                    worker.last_seen = self.vouched[address] = now
 
         def update_graph(self, scheduler: Any, *, tasks: Any = (), **_: Any) -> None:
             for key in tasks:
@@ -81,7 +84,8 @@ def lookout_plugin(distributed: Any, run: str, silence: float) -> Any:
                     scheduler.tasks[key].suspicious = scheduler.allowed_failures
 
         def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
-            self.since.pop(worker, None)
+            self.heard.pop(worker, None)
+            self.vouched.pop(worker, None)
             stage, ticket, block = self.at.pop(worker, ("", -1, -1))
             if stage:
                 task = scheduler.tasks.get(f"{stage}-{ticket}")

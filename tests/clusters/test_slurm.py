@@ -22,6 +22,7 @@ from .conftest import Seen, contents, demo
 from .slurm import OneNodeSlurm
 
 CLUSTER = {"kind": "slurm", "jobs": 2, "memory": "1 GB", "interface": "lo", "walltime": "20 min"}
+LONG = pytest.mark.skipif("NDBATCH_TEST_CLUSTER" not in os.environ, reason="make test-cluster runs it")
 FUNCTIONS = '''
 import subprocess, sys, time
 
@@ -69,6 +70,7 @@ def test_the_demo_is_the_same_with_a_job_cancelled_halfway(
     assert slurm.jobs() == []
 
 
+@LONG
 def test_jobs_may_have_several_workers(slurm: OneNodeSlurm, tmp_path: Path, local_result: dict[str, bytes]) -> None:
     cluster = CLUSTER | {"jobs": 1, "cores": 2}
     assert nb.run(demo(tmp_path, cluster), report=False).status == "done"
@@ -99,6 +101,7 @@ def test_options_that_nobody_knows_are_told_without_all_the_others(slurm: OneNod
     assert "export" not in str(told.value)
 
 
+@LONG
 def test_jobs_that_follow_the_work_begin_with_none(slurm: OneNodeSlurm, tmp_path: Path) -> None:
     """dask asks for no worker before it has work, and ndbatch has no work before it has asked a worker."""
     config = job(tmp_path, {"slow": {"seconds": 0.1}}, {"jobs": 1, "minimum": 0, "maximum": 2, "start_within": 60})

@@ -64,6 +64,7 @@ def failures(folder: Path) -> list[Any]:
         return journal.failures()
 
 
+@LONG
 def test_all_workers_are_killed_and_another_comes(site: Start, tmp_path: Path) -> None:
     cluster = site()
     workers = [cluster.worker("--no-nanny") for _ in range(2)]
@@ -78,6 +79,7 @@ def test_all_workers_are_killed_and_another_comes(site: Start, tmp_path: Path) -
     assert result.counts == events.Counts(planned=12, done=12)
 
 
+@LONG
 def test_all_workers_are_killed_and_none_comes(site: Start, tmp_path: Path) -> None:
     cluster = site()
     worker = cluster.worker("--no-nanny")
@@ -90,6 +92,7 @@ def test_all_workers_are_killed_and_none_comes(site: Start, tmp_path: Path) -> N
     assert failures(tmp_path) == []
 
 
+@LONG
 def test_paused_workers_are_told_and_not_waited_for_without_end(site: Start, tmp_path: Path) -> None:
     cluster = site()
     cluster.worker("--no-nanny", "--memory-limit", "60 MB")
@@ -99,6 +102,7 @@ def test_paused_workers_are_told_and_not_waited_for_without_end(site: Start, tmp
     assert "dask has paused 1 of 1 workers, since their memory is nearly full" in str(told.value)
 
 
+@LONG
 def test_a_memory_limit_of_the_worker_itself_is_told_as_such(site: Start, tmp_path: Path) -> None:
     """Its nanny would kill it at 95 % without a word, whatever was promised."""
     cluster = site()
@@ -110,6 +114,7 @@ def test_a_memory_limit_of_the_worker_itself_is_told_as_such(site: Start, tmp_pa
     assert "it was promised 0.42 GiB" in failure.error
 
 
+@LONG
 def test_a_scheduler_that_comes_again_ends_the_run_which_then_goes_on(site: Start, tmp_path: Path) -> None:
     cluster = site()
     cluster.worker()
@@ -130,13 +135,14 @@ def test_a_scheduler_that_comes_again_ends_the_run_which_then_goes_on(site: Star
     assert result.counts.skipped >= 2
 
 
+@LONG
 def test_a_block_that_holds_the_interpreter_is_not_taken_for_dead(site: Start, tmp_path: Path) -> None:
-    """The scheduler, not ours, gives up workers that are silent for 2 s."""
-    cluster = site(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="2s")
+    """The scheduler, not ours, gives up workers that are silent for 4 s."""
+    cluster = site(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="4s")
     cluster.worker()
     seen = Seen()
     result = nb.run(
-        job(tmp_path, "holds", {"address": cluster.address}, {"seconds": 6}), observers=[seen], report=False
+        job(tmp_path, "holds", {"address": cluster.address}, {"seconds": 10}), observers=[seen], report=False
     )
     assert result.counts == events.Counts(planned=12, done=12)
     assert not seen.of(events.BlockRetried)
@@ -193,6 +199,7 @@ def test_libraries_are_told_to_use_one_thread(
     assert {name: str(value) for name, value in found[0].items() if name != "block"} == SINGLE_THREADED
 
 
+@LONG
 def test_workers_that_end_as_soon_as_they_start_are_told_in_one_sentence(site: Start, tmp_path: Path) -> None:
     """Their nanny ends them at 95 % of a limit that is too small for Python itself, and starts them again."""
     cluster = site()
