@@ -127,14 +127,15 @@ class Instance:
         return {"Base": base, "Extended": extended, "Extents": {"MinPoint": first, "MaxPoint": last}}
 
 
-def instances(service: Service, repo: Repository) -> dict[str, Instance]:
-    """Return all instances of a repository by name."""
+def instances(service: Service, repo: Repository, name: str | None = None) -> dict[str, Instance]:
+    """Return all instances of a repository by name; of channels that were found, where a `name` is given, those it may mean."""
     kept = {
         key.partition("/")[2]: _kept(repo, key) for key in repo.catalogue.keys(repo.scope, "instance/", "instance0")
     }
     found: dict[str, Instance] = {}
     for channel in repo.catalogue.channels(repo.name):
-        if channel.name not in kept:
+        asked = name is None or name == channel.name or name.startswith(f"{channel.name}_")
+        if channel.name not in kept and asked:
             for one in _of_channel(service, repo, channel):
                 found.setdefault(one.name, one)
     return {**found, **{name: one for name, one in kept.items() if one is not None}}
@@ -144,7 +145,7 @@ def instance(service: Service, repo: Repository, name: str) -> Instance:
     """Return one instance. NotFound."""
     one = _kept(repo, f"instance/{name}")
     if one is None:
-        one = instances(service, repo).get(name)
+        one = instances(service, repo, name).get(name)
     if one is None:
         raise NotFound(f"invalid data instance name: {name!r} is not found in repo {repo.dag['root']}")
     return one
