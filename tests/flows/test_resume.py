@@ -122,7 +122,7 @@ def test_a_target_that_went_away_is_told(job: Job, tmp_path: Path) -> None:
     job()
     shutil.rmtree(tmp_path / "runs/job/out.zarr")
     with pytest.raises(
-        PlanError, match="is gone, but the journal says that 8 of its blocks are done; do them again with.*--damaged"
+        PlanError, match=r"is gone, but the journal says that 8 of its blocks are done; do them again with.*--damaged"
     ):
         job()
 
