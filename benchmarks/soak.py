@@ -379,7 +379,9 @@ def main() -> None:
     for one in wrong:
         print(f"WRONG: {one}")
     print(
-        "no growth was found, nothing was left, every byte as undisturbed" if not wrong else f"{len(wrong)} things are wrong"
+        "no growth was found, nothing was left, every byte as undisturbed"
+        if not wrong
+        else f"{len(wrong)} things are wrong"
     )
     sys.exit(bool(wrong))
 
