@@ -53,30 +53,29 @@ def lookout_plugin(distributed: Any, run: str, silence: float) -> Any:
     class Lookout(distributed.SchedulerPlugin):  # type: ignore[misc]
         def __init__(self, run: str) -> None:
             self.run, self.name, self.at = run, run, dict[str, tuple[str, int, int]]()
-            self.silence, self.heard, self.vouched = silence, dict[str, float](), dict[str, float]()
-            self.pulse: Any = None
+            self.silence, self.heard = silence, dict[str, tuple[float, float]]()
+            self.pulse: asyncio.Task[None] | None = None
 
         async def start(self, scheduler: Any) -> None:
-            from tornado.ioloop import PeriodicCallback
-
             self.scheduler = scheduler
             scheduler.stream_handlers[f"{self.run}-at"] = self.note
             if scheduler.worker_ttl and scheduler.worker_ttl < self.silence:
-                self.pulse = PeriodicCallback(self.vouch, 1e3 * scheduler.worker_ttl / 4)
-                self.pulse.start()
+                self.pulse = asyncio.create_task(self.vouch(scheduler.worker_ttl / 4))
 
         def note(self, worker: str = "", stage: str = "", ticket: int = -1, block: int = -1, **_: Any) -> None:
             self.at[worker] = (stage, ticket, block)
 
-        def vouch(self) -> None:
+        async def vouch(self, every: float) -> None:
             # By what the scheduler has given out: a word of a worker may not leave it before it falls silent.
-            now = time.time()
-            for address, worker in self.scheduler.workers.items():
-                if worker.last_seen != self.vouched.get(address):
-                    self.heard[address] = worker.last_seen
-                ours = any(str(task.key).startswith(self.run) for task in worker.processing)
-                if ours and now - self.heard.get(address, now) < self.silence:
-                    worker.last_seen = self.vouched[address] = now
+            while True:
+                await asyncio.sleep(every)
+                now = time.time()
+                for address, worker in self.scheduler.workers.items():
+                    heard, vouched = self.heard.get(address, (now, 0.0))
+                    heard = heard if worker.last_seen == vouched else worker.last_seen
+                    if now - heard < self.silence and any(str(t.key).startswith(self.run) for t in worker.processing):
+                        worker.last_seen = now
+                    self.heard[address] = (heard, worker.last_seen)
 
         def update_graph(self, scheduler: Any, *, tasks: Any = (), **_: Any) -> None:
             for key in tasks:
@@ -85,7 +84,6 @@ def lookout_plugin(distributed: Any, run: str, silence: float) -> Any:
 
         def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
             self.heard.pop(worker, None)
-            self.vouched.pop(worker, None)
             stage, ticket, block = self.at.pop(worker, ("", -1, -1))
             if stage:
                 task = scheduler.tasks.get(f"{stage}-{ticket}")
@@ -96,7 +94,7 @@ def lookout_plugin(distributed: Any, run: str, silence: float) -> Any:
         async def close(self) -> None:
             self.scheduler.stream_handlers.pop(f"{self.run}-at", None)
             if self.pulse is not None:
-                self.pulse.stop()
+                self.pulse.cancel()
 
     return Lookout(run)
 
