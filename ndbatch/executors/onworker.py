@@ -47,8 +47,7 @@ def stage_plugin(distributed: Any, key: str, data: bytes) -> Any:
 
 
 def lookout_plugin(distributed: Any, run: str, silence: float) -> Any:
-    """Return the plugin for the scheduler. Its notes are events of the topic `run`: who left, and the batch and block it
-    was at. Workers at a batch may be silent for `silence` seconds: a step that holds the interpreter lock is no death."""
+    """Return the scheduler's plugin: events of topic `run` say who left, at what; who is at a batch may be silent `silence` s."""
 
     class Lookout(distributed.SchedulerPlugin):  # type: ignore[misc]
         def __init__(self, run: str) -> None:
@@ -66,7 +65,7 @@ def lookout_plugin(distributed: Any, run: str, silence: float) -> Any:
             self.at[worker] = (stage, ticket, block)
 
         async def vouch(self, every: float) -> None:
-            # By what the scheduler has given out: a word of a worker may not leave it before it falls silent.
+            # A step that holds the interpreter lock is no death. By what was given out: no word leaves a silent worker.
             while True:
                 await asyncio.sleep(every)
                 now = time.time()
