@@ -379,7 +379,7 @@ def main() -> None:
     for one in wrong:
         print(f"WRONG: {one}")
     print(
-        "no growth was found, nothing was left, every byte as undisturbed"
+        "nothing that was judged grew, nothing was left, every byte as undisturbed"
         if not wrong
         else f"{len(wrong)} things are wrong"
     )
