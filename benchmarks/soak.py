@@ -43,8 +43,10 @@ BLOCKS_A_RUN = 24
 """Of a command, which tells none."""
 COUNTED = 3
 """Descriptors, threads or children that a process may have more at the end."""
-WARM = 12
-"""Samples between runs from which on a process is judged: two rounds of turns."""
+WARM = 300.0
+"""Seconds in which every kind of run is done a few times, and processes fill their caches: growth there is not judged."""
+ENOUGH = 12
+"""Samples between runs after that from which on a process is judged: two rounds of turns."""
 PRIVATE = "NDBATCH_SOAK_PRIVATE"
 
 
@@ -231,12 +233,14 @@ def rows(watch: Watch) -> list[Row]:
     """Return a line for each long-lived process, from its samples between runs, and one for all workers of a kind together."""
     result = []
     for (role, pid), samples in sorted(watch.rest.items()):
-        warm = samples[len(samples) // 4 :]
+        late = [s for s in samples if s.seconds > WARM]
+        judged = len(late) >= ENOUGH
+        warm = late if judged else samples[len(samples) // 4 :]
         if len(samples) < 4 or not lasting(role):
             continue
         memory = [s.memory / MIB for s in warm]
         by_blocks, by_hour = slope([s.blocks for s in warm], memory), slope([s.seconds for s in warm], memory)
-        third, judged = max(1, len(warm) // 3), len(samples) >= WARM
+        third = max(1, len(warm) // 3)
         peak = max(s.memory for s in watch.series[role, pid])
         result.append(
             Row(
@@ -334,7 +338,7 @@ def soak(top: Path, options: argparse.Namespace) -> list[str]:
         write_samples(options.samples, watch)
     early = sorted({row.role for row in table if lasting(row.role) and not row.watched})
     if early:
-        print(f"too few runs to judge growth ({WARM} samples are needed) of: {', '.join(early)}")
+        print(f"too few runs to judge growth ({ENOUGH} after {WARM:.0f} s are needed) of: {', '.join(early)}")
     return going.wrong + [one for row in table for one in row.complaints()]
 
 
