@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -24,6 +25,21 @@ from tests.clusters.slurm import OneNodeSlurm, absent
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs" / "count-nuclei.yaml"
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests of this folder leave what dask does not close: its sockets to schedulers and workers that were killed."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            sockets = r"ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+            item.add_marker(pytest.mark.filterwarnings(sockets))
+
+
+@pytest.fixture(autouse=True)
+def _left_sockets_end_here() -> Iterator[None]:
+    """Have what was left found at the end of its test, not in the next one."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
