@@ -65,7 +65,14 @@ def standard_meaning(reply: Reply) -> NdbatchError:
         said = f"it is now at {shown(reply.headers.get('location', 'another place'))}; use that address"
     named = f" (request {reply.request_id})" if reply.request_id else ""
     message = f"{reply.url} answered {reply.status}: {said}{named}"
-    kinds: dict[int, type[RemoteError]] = {401: Denied, 403: Denied, 404: NotFound, 409: Conflict, 410: NotFound, 507: NoRoom}
+    kinds: dict[int, type[RemoteError]] = {
+        401: Denied,
+        403: Denied,
+        404: NotFound,
+        409: Conflict,
+        410: NotFound,
+        507: NoRoom,
+    }
     kind = Transient if reply.status in TRANSIENT else kinds.get(reply.status, RemoteError)
     facts = {"request": reply.request_id} if reply.request_id else {}
     return kind(message, url=reply.url, status=reply.status, **facts)
