@@ -514,17 +514,21 @@ def work(image, block):
 
 
 def test_a_second_driver_is_refused_and_the_first_goes_on(ndbatch: Job) -> None:
-    ndbatch.function("import time\n\ndef work(image):\n    time.sleep(0.2)\n    return image\n")
+    ndbatch.function(
+        "import os, time\n\ndef work(image):\n    while not os.path.exists('go'):\n        time.sleep(0.05)\n    return image\n"
+    )
     first = ndbatch.start("run", "job.yaml", "--quiet")
     try:
         _wait_for(ndbatch.run / "out.zarr/zarr.json")
         ndbatch("run", "job.yaml").refused("runs/job", f"in use by process {first.pid}")
         ndbatch("run", "job.yaml", "--fresh").refused("runs/job", f"in use by process {first.pid}")
         ndbatch("check", "runs/job", "--rebuild").refused("runs/job", f"in use by process {first.pid}")
+        (ndbatch.folder / "go").touch()
         out, err = first.communicate(timeout=30)
         assert first.returncode == 0, out + err
     finally:
         first.kill()
+        first.communicate()
     made = nb.open(f"{ndbatch.run}/out.zarr")
     assert np.array_equal(made.read(made.domain), ndbatch.image())
     assert made.attributes["complete"] is True

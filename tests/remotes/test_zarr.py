@@ -390,7 +390,7 @@ except nb.NdbatchError as error:
 """,
         f"{tmp_path}/full.zarr",
     )
-    assert said.startswith("RemoteError")
+    assert said.startswith("NoRoom")
     assert "no room to write" in said
 
 
