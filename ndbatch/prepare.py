@@ -63,7 +63,7 @@ def start_over(plan: Plan) -> None:
     directory = plan.directory
 
     def remove() -> None:
-        for entry in _created_before(directory, plan).values() if Journal.exists(directory) else ():
+        for entry in _created_before(directory, plan).values() if Journal.begun(directory) else ():
             _remove(entry, directory)
         for folder in ("scratch", "staging"):
             shutil.rmtree(directory / folder, ignore_errors=True)

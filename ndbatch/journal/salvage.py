@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from ndbatch.errors import JournalError
-from ndbatch.journal.schema import FILE, FORMAT, RECEIPT, is_sealed, seal
-from ndbatch.journal.store import PLAN, Journal
+from ndbatch.journal.schema import FILE, FORMAT, PLAN, RECEIPT, absent, is_sealed, seal
+from ndbatch.journal.store import Journal
 from ndbatch.remotes.base import Array
 
 _COLUMNS = {
@@ -42,7 +42,7 @@ def rebuild(directory: Path) -> tuple[int, int]:
     """
     aside, part = directory / f"{FILE}.damaged", directory / ".rebuilt"
     if not any((directory / name).exists() for name in (FILE, aside.name, PLAN)):
-        raise JournalError(f"{directory} holds no run: there is no {FILE} in it", path=str(directory))
+        raise absent(directory)
     there = Journal.exists(directory)
     found: list[tuple[int, int]] = []
     # The old journal stays in its place until the new one is whole.

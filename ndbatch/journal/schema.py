@@ -21,6 +21,8 @@ from ndbatch.journal.opening import connect_to_read, connect_to_write, create
 
 FORMAT = 2
 FILE = "journal.sqlite"
+PLAN = "plan.json"
+"""The plan beside the journal, for readers; what is left of a run that lost its journal."""
 
 RECEIPT = np.dtype(
     [
@@ -71,6 +73,14 @@ def seal(*values: object) -> int:
 def is_sealed(values: tuple[object, ...], crc: object) -> bool:
     """Return whether `crc` is the checksum of `values`, those of a row of the journal."""
     return seal(*values) == crc
+
+
+def absent(directory: Path) -> JournalError:
+    """Return the error for a directory without a journal: no run was begun there, or its plan.json tells that one was."""
+    if (directory / PLAN).exists():
+        reason = f"the journal of the run in {directory} is gone; `ndbatch check {directory} --rebuild` makes it anew from the "
+        return JournalError(f"{reason}outputs, and `ndbatch run --fresh` starts over", path=str(directory))
+    return JournalError(f"{directory} holds no run: there is no {FILE} in it", path=str(directory))
 
 
 def damaged(directory: Path, reason: object) -> JournalError:

@@ -20,17 +20,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from ndbatch.errors import JournalError
 from ndbatch.events import Counts
 from ndbatch.geometry import Block, Grid
 from ndbatch.journal.faults import storage_errors
 from ndbatch.journal.lock import Lock, holder_of, take_lock
-from ndbatch.journal.schema import FILE, FORMAT, RECEIPT, connect, damaged, guarded, is_sealed, seal
+from ndbatch.journal.schema import FILE, FORMAT, PLAN, RECEIPT, absent, connect, damaged, guarded, is_sealed, seal
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array
-
-PLAN = "plan.json"
-"""The plan beside the journal, for readers; what is left of a run that lost its journal."""
 
 _PAYLOADS = (
     "SELECT count(*), ifnull(sum(crc), 0) FROM payloads NOT INDEXED WHERE stage = ?",
@@ -79,13 +75,17 @@ class Journal:
 
     @classmethod
     def exists(cls, directory: Path) -> bool:
-        """Return whether a run was begun in `directory`."""
+        """Return whether `directory` holds a journal."""
         return (directory / FILE).exists()
 
     @classmethod
+    def begun(cls, directory: Path) -> bool:
+        """Return whether a run was begun in `directory`, though its journal may be lost."""
+        return cls.exists(directory) or (directory / PLAN).exists()
+
+    @classmethod
     def write(cls, directory: Path) -> Self:
-        """Open for writing, created where there is none. JournalError if another driver holds the run directory, NoRoom
-        where its disk is full, Denied where it may not be written."""
+        """Open for writing, made where there is none. JournalError if another driver holds it, NoRoom, Denied."""
         with storage_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             lock, new = take_lock(directory), not cls.exists(directory)
@@ -102,7 +102,7 @@ class Journal:
     def read(cls, directory: Path) -> Self:
         """Open for reading, also while a driver writes. JournalError where no run was begun or the file is damaged."""
         if not cls.exists(directory):
-            raise JournalError(f"{directory} holds no run: there is no {FILE} in it", path=str(directory))
+            raise absent(directory)
         with storage_errors(directory):
             journal = cls(directory, connect(directory), None)
             try:
@@ -152,13 +152,13 @@ class Journal:
         lock = take_lock(directory)
         try:
             first()
+            if aside is None:
+                (directory / PLAN).unlink(missing_ok=True)  # first: alone it tells of a run whose journal was lost
             for suffix in ("", "-wal", "-shm", "-journal"):
                 file = directory / (FILE + suffix)
                 if aside is not None and file.exists():
                     file.replace(aside.with_name(aside.name + suffix))
                 file.unlink(missing_ok=True)
-            if aside is None:
-                (directory / PLAN).unlink(missing_ok=True)
         finally:
             lock.release()
 

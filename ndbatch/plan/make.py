@@ -110,7 +110,7 @@ def _position(value: Any, frame: ArrayInfo, axis: int, what: str) -> int:
 
 def _begun(config: Config) -> dict[str, Any] | None:
     """Return the plan that the run directory was begun with, or None."""
-    if not Journal.exists(config.run_directory):
+    if not Journal.begun(config.run_directory):
         return None
     with Journal.read(config.run_directory) as journal:
         return journal.document or None

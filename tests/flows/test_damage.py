@@ -50,7 +50,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, outputs: dict[str, Any], *steps: dict[str, Any], mend: bool = False, **more: Any) -> nb.Result:
+def run(
+    folder: Path, outputs: dict[str, Any], *steps: dict[str, Any], mend: bool = False, fresh: bool = False, **more: Any
+) -> nb.Result:
     document = {
         "name": "job",
         "inputs": {"image": "image.zarr"},
@@ -60,7 +62,7 @@ def run(folder: Path, outputs: dict[str, Any], *steps: dict[str, Any], mend: boo
         "cluster": {"kind": "inline"},
         **more,
     }
-    return nb.run(from_mapping(document, folder), report=False, retry_damaged=mend)
+    return nb.run(from_mapping(document, folder), report=False, retry_damaged=mend, fresh=fresh)
 
 
 def results(folder: Path) -> dict[Path, bytes]:
@@ -298,6 +300,20 @@ def test_a_damaged_block_in_a_service_is_mended_or_told(folder: Path, service: s
         with pytest.raises(NdbatchError, match=r"done again and are still not as they were written.*--fresh"):
             run(folder, outputs, mend=True, blocks="auto")
         assert not check(folder / "runs/job").ok
+
+
+def test_a_journal_that_is_gone_is_told_and_made_anew_from_the_outputs(folder: Path) -> None:
+    run(folder, {"out": "out.zarr"})
+    directory, whole = folder / "runs/job", nb.open(folder / "runs/job/out.zarr")[...]
+    (directory / "journal.sqlite").unlink()
+    for again in (lambda: run(folder, {"out": "out.zarr"}), lambda: check(directory), lambda: Journal.read(directory)):
+        with pytest.raises(NdbatchError, match=r"journal of the run in .* is gone.*check .* --rebuild.*--fresh"):
+            again()
+    assert check(directory, rebuild=True).proven == 8
+    assert run(folder, {"out": "out.zarr"}).nothing_to_do
+    (directory / "journal.sqlite").unlink()
+    assert run(folder, {"out": "out.zarr"}, fresh=True).counts.done == 8
+    assert np.array_equal(nb.open(directory / "out.zarr")[...], whole)
 
 
 def test_there_must_be_a_run(folder: Path) -> None:
