@@ -46,6 +46,8 @@ class VolumeSuite(LevelTests):
     dtype: ClassVar[str] = "uint16"
     dtypes: ClassVar[tuple[str, ...]] = ("uint8", "int16", "uint32", "uint64", "float32")
     voxel_size: ClassVar[tuple[float, ...]] = (0.29, 0.26, 0.26)
+    merges: ClassVar[bool] = False
+    """Whether zeros that are written keep what is there."""
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
@@ -304,7 +306,7 @@ class VolumeSuite(LevelTests):
         assert np.array_equal(lazy.compute(scheduler="threads"), data)
 
     def test_store(self, volume: Volume, url: str) -> None:
-        """A lazy array whose chunks do not line up is written whole."""
+        """A lazy array whose chunks do not line up is written whole; its zeros keep what is there where the abilities say so."""
         da = pytest.importorskip("dask.array", reason="dask is not installed")
         data = voxels(self.shape, self.dtype)
         lazy = da.from_array(data, chunks=(7, 11, 45))
@@ -312,8 +314,11 @@ class VolumeSuite(LevelTests):
         assert not volume.read(volume.domain).any()
         assert pending.compute(scheduler="threads").all()
         assert np.array_equal(ndbatch.open(url).read(volume.domain), data)
-        assert ndbatch.store(lazy + 1, volume) is None
-        assert np.array_equal(ndbatch.open(url).read(volume.domain), data + 1)
+        other = data[::-1].copy()
+        assert ndbatch.store(da.from_array(other, chunks=(16, 11, 45)), volume) is None
+        assert volume.abilities.merges == self.merges
+        expected = np.where(other, other, data) if self.merges else other
+        assert np.array_equal(ndbatch.open(url).read(volume.domain), expected)
 
     def test_store_refuses(self, volume: Volume) -> None:
         """Shape and dtype must be the volume's."""

@@ -50,24 +50,18 @@ class TestBoss(VolumeSuite):
     """The contract, in types of BOSS; other libraries are in tests/server/test_intern.py."""
 
     dtypes = ("uint8", "uint16", "uint64")
+    merges = True
 
     @pytest.fixture
     def url(self, live: tuple[str, Service]) -> str:
         return f"{live[0]}/lab/embryo/nuclei"
 
-    def test_store(self, volume: Volume, url: str) -> None:
-        """Zeros keep what is there, as the abilities say; with `write=replace` they erase it."""
-        da = pytest.importorskip("dask.array", reason="dask is not installed")
-        data = voxels(self.shape, self.dtype)
-        nb.store(da.from_array(data, chunks=(7, 11, 45)), volume)
-        assert np.array_equal(nb.open(url)[...], data)
-        nb.store(da.from_array(data[::-1].copy(), chunks=(16, 11, 45)), volume)
-        assert volume.abilities.merges
-        assert np.array_equal(nb.open(url)[...], np.where(data[::-1], data[::-1], data))
+    def test_zeros_erase_with_write_replace(self, volume: Volume, url: str) -> None:
+        data = self.filled(volume)
         erasing = nb.open(f"{url}?write=replace")
         assert not erasing.abilities.merges
         assert not pickle.loads(pickle.dumps(erasing)).abilities.merges
-        nb.store(da.from_array(data[::-1].copy(), chunks=(7, 11, 45)), erasing)
+        nb.store(data[::-1], erasing)
         assert np.array_equal(nb.open(url)[...], data[::-1])
         erasing.write(erasing.domain, np.zeros_like(data))
         assert not nb.open(url)[...].any()

@@ -16,7 +16,6 @@ import ndbatch as nb
 from ndbatch.config.secret import Secret
 from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
-from ndbatch.remotes.base import Volume
 from ndbatch.remotes.ndstore import wire
 from ndbatch.remotes.ndstore.frame import DTYPES, Info, cuboid, level_box
 from ndbatch.remotes.ndstore.remote import NdstoreRemote
@@ -41,20 +40,11 @@ class TestNdstore(VolumeSuite):
     """The contract; the other program is ndio, in tests/server/test_ndio.py."""
 
     dtypes = ("uint8", "uint32", "uint64")
+    merges = True
 
     @pytest.fixture
     def url(self, live: tuple[str, Service]) -> str:
         return f"{live[0]}/embryo/nuclei"
-
-    def test_store(self, volume: Volume, url: str) -> None:
-        """Zeros keep what is there, as the abilities say."""
-        da = pytest.importorskip("dask.array", reason="dask is not installed")
-        data = voxels(self.shape, self.dtype)
-        nb.store(da.from_array(data, chunks=(7, 11, 45)), volume)
-        assert np.array_equal(nb.open(url)[...], data)
-        nb.store(da.from_array(data[::-1].copy(), chunks=(16, 11, 45)), volume)
-        assert volume.abilities.merges
-        assert np.array_equal(nb.open(url)[...], np.where(data[::-1], data[::-1], data))
 
 
 def test_every_type_in_every_form(live: tuple[str, Service]) -> None:
