@@ -34,7 +34,7 @@ import published
 
 EDGE, CHUNK = 512, 64
 CHUNKS = (EDGE // CHUNK) ** 3
-THREADS = 16
+THREADS = 32
 """Threads of `Volume.dask().compute(num_workers=...)`: dask counts cores, and these threads wait for the network."""
 
 

@@ -9,13 +9,16 @@ from typing import Any, Self
 import numpy as np
 
 from ndbatch.geometry import Box, Grid, Shape
-from ndbatch.remotes.base import Array, Volume
+from ndbatch.remotes.address import Address
+from ndbatch.remotes.base import Array, ArraySpec, Volume
 from ndbatch.remotes.http.client import in_flight
+from ndbatch.remotes.http.together import SMALL, Together
 
 
 class CutoutVolume(Volume):
     """A volume whose boxes, absolute voxels of its axes, travel by one request each, or by one for each of their parts.
 
+    Small boxes that threads ask for, or store, at the same time may share a request (`together`).
     A class says what one request does (`_get`, `_put`) and how boxes are cut (`piece_bytes`, `_unit`, `_origin`).
     """
 
@@ -23,6 +26,10 @@ class CutoutVolume(Volume):
     """Bytes of voxels beyond which a box is asked for, and sent, in parts at the same time."""
     _moved: Shape | None = None
     """Where the service has the first voxel, of a volume that was moved by `override`."""
+
+    def __init__(self, address: Address, spec: ArraySpec) -> None:
+        super().__init__(address, spec)
+        self._reads, self._writes = Together(self.dtype.itemsize), Together(self.dtype.itemsize)
 
     @abstractmethod
     def _get(self, box: Box) -> Array:
@@ -42,12 +49,19 @@ class CutoutVolume(Volume):
         return self._moved or self.offset
 
     def _read(self, box: Box) -> Array:
-        return self._gathered(self._stored(box))
+        stored = self._stored(box)
+        return self._reads.read(stored, self._get) if self._is_small(box) else self._gathered(stored)
 
     def _write(self, box: Box, data: Array) -> None:
         stored = self._stored(box)
+        if self._is_small(box):
+            self._writes.write(stored, data, self._put)
+            return
         for _ in in_flight(partial(self._put, part, data[part.slices(stored.start)]) for part in self._parts(stored)):
             pass
+
+    def _is_small(self, box: Box) -> bool:
+        return box.size * self.dtype.itemsize <= SMALL
 
     def _gathered(self, box: Box, **options: Any) -> Array:
         """Return the voxels of a box, where the service has it, in one request or more; `options` are those of `_get`."""
