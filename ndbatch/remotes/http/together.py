@@ -16,7 +16,7 @@ import numpy as np
 from ndbatch.geometry import Box, Shape
 from ndbatch.remotes.base import Array
 
-PLACES = 8
+PLACES = 6
 """Requests in flight beyond which small boxes wait for one of them to end."""
 SMALL = 2**20
 """Bytes of voxels up to which a box is small."""
