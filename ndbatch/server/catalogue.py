@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ndbatch.errors import Conflict, NotFound, PlanError
 from ndbatch.geometry import Shape
+from ndbatch.server.mark import Mark
 
+T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 """What datasets, projects and channels may be called; protocols may be stricter."""
 SCHEMA = """
@@ -76,9 +78,16 @@ class Catalogue:
         """Called before projects or channels are listed, and where one is asked for that is not known: finds new ones."""
         self._local = threading.local()
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._mark = Mark(path.with_suffix(".mark"))
+        self._known: tuple[bytes, dict[tuple[str, ...], Any]] = (b"", {})
         with self.transaction() as connection:
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
+
+    @property
+    def version(self) -> bytes:
+        """What is another after every change of the tables, by any process."""
+        return self._mark.value
 
     # -- projects and channels ---------------------------------------------------------------------------------------
 
@@ -92,23 +101,25 @@ class Catalogue:
         for looked in (False, True):
             if looked:
                 self._look()
-            for (body,) in self.rows("SELECT body FROM project WHERE name = ?", name):
-                return _project(body)
+            found = self._kept(_project, "SELECT body FROM project WHERE name = ?", name)
+            if found is not None:
+                return found
         raise NotFound(f"there is no project {name}; known: {', '.join(p.name for p in self.projects()) or 'none'}")
 
     def channels(self, project: str) -> list[Channel]:
         """Return the channels of a project, sorted by name."""
         self._look()
         rows = self.rows("SELECT body FROM channel WHERE project = ? ORDER BY name", project)
-        return [Channel(**json.loads(body)) for (body,) in rows]
+        return [_channel(body) for (body,) in rows]
 
     def channel(self, project: str, name: str) -> Channel:
         """Return one channel; NotFound where there is none."""
         for looked in (False, True):
             if looked:
                 self._look()
-            for (body,) in self.rows("SELECT body FROM channel WHERE project = ? AND name = ?", project, name):
-                return Channel(**json.loads(body))
+            found = self._kept(_channel, "SELECT body FROM channel WHERE project = ? AND name = ?", project, name)
+            if found is not None:
+                return found
         self.project(project)
         raise NotFound(f"there is no channel {name} in {project}")
 
@@ -206,6 +217,7 @@ class Catalogue:
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+        self._mark.change()  # before the write is answered
 
     def _connection(self) -> sqlite3.Connection:
         if not hasattr(self._local, "connection"):
@@ -220,6 +232,21 @@ class Catalogue:
         """Return what a SELECT gives; it waits for nobody."""
         return self._connection().execute(statement, values).fetchall()
 
+    def _kept(self, make: Callable[[str], T], statement: str, *values: str) -> T | None:
+        """Return what `make` makes of the only row of a SELECT, None where there is none; made once, until something changes."""
+        if self._connection().in_transaction:  # which sees what it changed itself
+            return next((make(body) for (body,) in self.rows(statement, *values)), None)
+        version = self.version  # before the row is read: what changes meanwhile is read again
+        known = self._known
+        if known[0] != version:
+            known = self._known = (version, {})
+        kept: T | None = known[1].get((statement, *values))
+        if kept is None:
+            kept = next((make(body) for (body,) in self.rows(statement, *values)), None)
+            if kept is not None:
+                known[1][statement, *values] = kept
+        return kept
+
     def _insert(self, statement: str, *values: Any) -> None:
         try:
             with self.transaction() as connection:
@@ -231,6 +258,10 @@ class Catalogue:
 def _project(body: str) -> Project:
     facts = json.loads(body)
     return Project(**{**facts, **{name: tuple(facts[name]) for name in ("shape", "offset", "voxel_size")}})
+
+
+def _channel(body: str) -> Channel:
+    return Channel(**json.loads(body))
 
 
 def _require_name(name: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from ndbatch.errors import Denied
 from ndbatch.geometry import Box, Shape
 from ndbatch.remotes import api
 from ndbatch.remotes.base import Array, Volume
+from ndbatch.server.mark import Mark
 
 STRIPES = 1024
 """Locks of one service: chunks share them by chance, which costs waiting and never an order that could block for good."""
@@ -36,12 +36,12 @@ class Voxels:
         state.mkdir(parents=True, exist_ok=True)
         self._locks = [threading.Lock() for _ in range(STRIPES)]
         self._file = os.open(state / "locks", os.O_RDWR | os.O_CREAT, 0o600)
-        self._generation = _shared_number(state / "generation")
+        self._forgotten = Mark(state / "generation")
 
     @property
-    def generation(self) -> int:
-        """How often volumes were forgotten, by any process that serves the folder."""
-        return int.from_bytes(self._generation[:8], "little")
+    def generation(self) -> bytes:
+        """What is another whenever volumes were forgotten, by any process that serves the folder."""
+        return self._forgotten.value
 
     def open(self, url: str, level: int = 0, told: Mapping[str, Any] | None = None) -> Volume:
         """Return the volume at `url`, opened once, with what `ndbatch.open` is `told` of it; see `forget`."""
@@ -49,12 +49,7 @@ class Voxels:
 
     def forget(self) -> None:
         """Open volumes anew from now on, in every process, because one was created, deleted or got levels."""
-        import fcntl
-
-        with self._locks[0]:
-            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, STRIPES)  # one byte behind those of the stripes
-            self._generation[:8] = (self.generation + 1).to_bytes(8, "little")
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, STRIPES)
+        self._forgotten.change()
         _opened.cache_clear()
 
     def read(self, volume: Volume, box: Box) -> Array:
@@ -123,20 +118,9 @@ def _stripes(name: str, box: Box, origin: Shape, unit: Shape) -> set[int]:
 
 
 @lru_cache(maxsize=256)
-def _opened(url: str, level: int, told: str, generation: int) -> Volume:
+def _opened(url: str, level: int, told: str, generation: bytes) -> Volume:
     """Return a volume; `generation` is there for the cache alone, which keeps nothing beyond one."""
     options = json.loads(told)
     if "token" in options:
         options["token"] = Secret(**options["token"])
     return api.open(url, level=level, **options) if level else api.open(url, **options)
-
-
-def _shared_number(path: Path) -> mmap.mmap:
-    """Return 8 bytes of memory that all processes share which serve the folder: looking at them costs no system call."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        if os.fstat(file).st_size < 8:
-            os.pwrite(file, bytes(8), 0)  # room of its own: a page of a mapped file without any ends the process
-        return mmap.mmap(file, 8)
-    finally:
-        os.close(file)

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,12 +80,22 @@ class Layer:
 def routes(service: Service) -> list[BaseRoute]:
     """Return the routes of the layers: `info` and chunks."""
 
+    @lru_cache(maxsize=256)
+    def known(project: str, shown: str, catalogue: bytes, volumes: bytes) -> Layer:
+        """Return a layer, made once as long as nothing is created, changed or deleted."""
+        del catalogue, volumes
+        return layer(service, project, shown)
+
+    def asked(call: Call) -> Layer:
+        names = call.names
+        return known(names["project"], names["channel"], service.catalogue.version, service.voxels.generation)
+
     def info(call: Call) -> Response:
-        document = layer(service, call.names["project"], call.names["channel"]).document
+        document = asked(call).document
         return content(call, json.dumps(document).encode(), "application/json")
 
     def chunk(call: Call) -> Response:
-        shown = layer(service, call.names["project"], call.names["channel"])
+        shown = asked(call)
         level = shown.level(call.names["key"])
         scale, volume = shown.document["scales"][level], shown.pyramid.volumes[level]
         box = shown.box(level, call.names["chunk"])

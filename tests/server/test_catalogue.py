@@ -1,0 +1,72 @@
+"""The catalogue of a service: what is kept in memory of it is never older than the last change that was answered."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from ndbatch.errors import NotFound
+from ndbatch.server.catalogue import Catalogue, Channel, Project
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Catalogue, Catalogue]:
+    """Return the catalogues of two processes over one file, with a project and a channel."""
+    first, second = Catalogue(tmp_path / "catalogue.db"), Catalogue(tmp_path / "catalogue.db")
+    first.add_project(Project("embryo", "lab", (4, 5, 6)))
+    first.add_channel(Channel("embryo", "em", "/somewhere/em.zarr", "image", "uint8"))
+    return first, second
+
+
+def test_what_one_process_changes_the_other_sees_at_once(two: tuple[Catalogue, Catalogue]) -> None:
+    first, second = two
+    for one, other in ((first, second), (second, first)):
+        assert other.channel("embryo", "em") is other.channel("embryo", "em")  # kept, not read again
+        levels = other.channel("embryo", "em").levels + 1
+        one.change_channel("embryo", "em", levels=levels)
+        one.change_project("embryo", levels=levels)
+        assert (other.channel("embryo", "em").levels, other.project("embryo").levels) == (levels, levels)
+    first.remove_channel("embryo", "em")
+    with pytest.raises(NotFound, match="no channel em in embryo"):
+        second.channel("embryo", "em")
+    first.add_channel(Channel("embryo", "em", "/elsewhere/em.zarr", "labels", "uint64"))
+    assert second.channel("embryo", "em").url == "/elsewhere/em.zarr"
+
+
+def test_a_transaction_sees_what_it_changed_and_nobody_what_it_took_back(two: tuple[Catalogue, Catalogue]) -> None:
+    first, second = two
+
+    def change_and_fail() -> None:
+        with first.transaction():
+            first.change_channel("embryo", "em", levels=7)
+            assert first.channel("embryo", "em").levels == 7
+            assert second.channel("embryo", "em").levels == 1
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        change_and_fail()
+    assert (first.channel("embryo", "em").levels, second.channel("embryo", "em").levels) == (1, 1)
+
+
+def test_nobody_reads_less_than_what_was_answered(two: tuple[Catalogue, Catalogue]) -> None:
+    first, second = two
+    answered, older = [1], []
+
+    def look(catalogue: Catalogue) -> None:
+        while answered[0] < 50:
+            known = answered[0]
+            found = catalogue.channel("embryo", "em").levels
+            if found < known:
+                older.append((found, known))
+
+    threads = [threading.Thread(target=look, args=(one,)) for one in (first, first, second, second)]
+    for thread in threads:
+        thread.start()
+    for levels in range(2, 51):
+        (first if levels % 2 else second).change_channel("embryo", "em", levels=levels)
+        answered[0] = levels
+    for thread in threads:
+        thread.join()
+    assert older == []
