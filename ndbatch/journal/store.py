@@ -12,8 +12,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +21,7 @@ import numpy as np
 
 from ndbatch.events import Counts
 from ndbatch.geometry import Block, Grid
+from ndbatch.journal.entry import Entry, Failure
 from ndbatch.journal.faults import storage_errors
 from ndbatch.journal.lock import Lock, holder_of, take_lock
 from ndbatch.journal.schema import FILE, FORMAT, PLAN, RECEIPT, absent, connect, damaged, guarded, is_sealed, seal
@@ -33,31 +33,6 @@ _PAYLOADS = (
     "SELECT count(*) FROM payloads INDEXED BY payload_of WHERE stage = ?",
 )
 _ONE = "WHERE stage = ? AND name = ? AND block = ?"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A block that could not be done, in words."""
-
-    stage: int
-    block: int
-    box: str
-    attempts: int
-    kind: str
-    error: str
-    traceback: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What one batch adds to the journal."""
-
-    stage: int
-    receipts: Array
-    """RECEIPT records of the blocks that are done."""
-    payloads: Sequence[tuple[str, int, bytes]] = ()
-    """(name, block, bytes): payloads of passes and rows of tables."""
-    failures: Sequence[Failure] = field(default=())
 
 
 class Journal:
