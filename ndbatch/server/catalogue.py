@@ -7,7 +7,6 @@ several processes may serve the same folder.
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 import threading
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 from ndbatch.errors import Conflict, NotFound, PlanError
 from ndbatch.geometry import Shape
 from ndbatch.server.mark import Mark
+from ndbatch.server.portable import Portable
 
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
@@ -70,10 +70,11 @@ class Channel:
 
 
 class Catalogue:
-    """The tables, in the SQLite file `path`. Safe for threads and for several processes."""
+    """The tables, in the SQLite file `path`, of what lies in the folder `root` or elsewhere. Safe for threads and processes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: Path) -> None:
         self.path = path
+        self.portable = Portable(root)
         self.look: Callable[[], object] = lambda: None
         """Called before projects or channels are listed, and where one is asked for that is not known: finds new ones."""
         self._local = threading.local()
@@ -94,14 +95,14 @@ class Catalogue:
     def projects(self) -> list[Project]:
         """Return all projects, sorted by name."""
         self._look()
-        return [_project(body) for (body,) in self.rows("SELECT body FROM project ORDER BY name")]
+        return [self._project(body) for (body,) in self.rows("SELECT body FROM project ORDER BY name")]
 
     def project(self, name: str) -> Project:
         """Return one project; NotFound where there is none."""
         for looked in (False, True):
             if looked:
                 self._look()
-            found = self._kept(_project, "SELECT body FROM project WHERE name = ?", name)
+            found = self._kept(self._project, "SELECT body FROM project WHERE name = ?", name)
             if found is not None:
                 return found
         raise NotFound(f"there is no project {name}; known: {', '.join(p.name for p in self.projects()) or 'none'}")
@@ -110,14 +111,14 @@ class Catalogue:
         """Return the channels of a project, sorted by name."""
         self._look()
         rows = self.rows("SELECT body FROM channel WHERE project = ? ORDER BY name", project)
-        return [_channel(body) for (body,) in rows]
+        return [self._channel(body) for (body,) in rows]
 
     def channel(self, project: str, name: str) -> Channel:
         """Return one channel; NotFound where there is none."""
         for looked in (False, True):
             if looked:
                 self._look()
-            found = self._kept(_channel, "SELECT body FROM channel WHERE project = ? AND name = ?", project, name)
+            found = self._kept(self._channel, "SELECT body FROM channel WHERE project = ? AND name = ?", project, name)
             if found is not None:
                 return found
         self.project(project)
@@ -131,26 +132,28 @@ class Catalogue:
     def add_project(self, project: Project) -> None:
         """Keep a new project; Conflict where the name is taken, PlanError where it is no name."""
         _require_name(project.name)
-        self._insert("INSERT INTO project VALUES (?, ?)", project.name, json.dumps(asdict(project)))
+        self._insert("INSERT INTO project VALUES (?, ?)", project.name, self.portable.text(asdict(project)))
 
     def add_channel(self, channel: Channel) -> None:
         """Keep a new channel of a project that is there; Conflict where the name is taken."""
         _require_name(channel.name)
         self.project(channel.project)
-        self._insert("INSERT INTO channel VALUES (?, ?, ?)", channel.project, channel.name, json.dumps(asdict(channel)))
+        body = self.portable.text(asdict(channel))
+        self._insert("INSERT INTO channel VALUES (?, ?, ?)", channel.project, channel.name, body)
 
     def change_project(self, name: str, **changes: Any) -> Project:
         """Replace fields of a project, in one transaction."""
         with self.transaction() as connection:
             changed = replace(self.project(name), **changes)
-            connection.execute("UPDATE project SET body = ? WHERE name = ?", (json.dumps(asdict(changed)), name))
+            body = self.portable.text(asdict(changed))
+            connection.execute("UPDATE project SET body = ? WHERE name = ?", (body, name))
             return changed
 
     def change_channel(self, project: str, name: str, **changes: Any) -> Channel:
         """Replace fields of a channel, in one transaction."""
         with self.transaction() as connection:
             changed = replace(self.channel(project, name), **changes)
-            body = json.dumps(asdict(changed))
+            body = self.portable.text(asdict(changed))
             connection.execute("UPDATE channel SET body = ? WHERE project = ? AND name = ?", (body, project, name))
             return changed
 
@@ -247,21 +250,19 @@ class Catalogue:
                 known[1][statement, *values] = kept
         return kept
 
+    def _project(self, body: str) -> Project:
+        facts = self.portable.facts(body)
+        return Project(**{**facts, **{name: tuple(facts[name]) for name in ("shape", "offset", "voxel_size")}})
+
+    def _channel(self, body: str) -> Channel:
+        return Channel(**self.portable.facts(body))
+
     def _insert(self, statement: str, *values: Any) -> None:
         try:
             with self.transaction() as connection:
                 connection.execute(statement, values)
         except sqlite3.IntegrityError:
             raise Conflict(f"{' / '.join(map(str, values[:-1]))} is there already") from None
-
-
-def _project(body: str) -> Project:
-    facts = json.loads(body)
-    return Project(**{**facts, **{name: tuple(facts[name]) for name in ("shape", "offset", "voxel_size")}})
-
-
-def _channel(body: str) -> Channel:
-    return Channel(**json.loads(body))
 
 
 def _require_name(name: str) -> None:

@@ -63,7 +63,7 @@ class Service:
         self.state = self.root / STATE
         self.access = access or Access(tokens=(secrets.token_hex(20),))
         self.body_limit = body_limit
-        self.catalogue = Catalogue(self.state / "catalogue.db")
+        self.catalogue = Catalogue(self.state / "catalogue.db", self.root)
         self.voxels = Voxels(self.state)
 
     def volume(self, channel: Channel, level: int = 0) -> Volume:

@@ -9,12 +9,13 @@ import pytest
 
 from ndbatch.errors import NotFound
 from ndbatch.server.catalogue import Catalogue, Channel, Project
+from ndbatch.server.portable import Portable
 
 
 @pytest.fixture
 def two(tmp_path: Path) -> tuple[Catalogue, Catalogue]:
     """Return the catalogues of two processes over one file, with a project and a channel."""
-    first, second = Catalogue(tmp_path / "catalogue.db"), Catalogue(tmp_path / "catalogue.db")
+    first, second = (Catalogue(tmp_path / "catalogue.db", tmp_path) for _ in range(2))
     first.add_project(Project("embryo", "lab", (4, 5, 6)))
     first.add_channel(Channel("embryo", "em", "/somewhere/em.zarr", "image", "uint8"))
     return first, second
@@ -70,3 +71,20 @@ def test_nobody_reads_less_than_what_was_answered(two: tuple[Catalogue, Catalogu
     for thread in threads:
         thread.join()
     assert older == []
+
+
+def test_paths_below_the_folder_are_kept_relative_to_it_and_no_others() -> None:
+    first, second = Portable(Path("/data")), Portable(Path('/mnt/a "b" \\c'))
+    facts = {
+        "path": "/data/lab/em.zarr",
+        "url": "precomputed:///data/lab/em?x=1",
+        "elsewhere": "/mnt/data/lab/em.zarr",
+        "beside": "/database/em.zarr",
+        "words": "lies in /data/lab",
+    }
+    text = first.text(facts)
+    assert first.facts(text) == facts
+    there = '/mnt/a "b" \\c/lab/em'
+    assert second.facts(text) == facts | {"path": f"{there}.zarr", "url": f"precomputed://{there}?x=1"}
+    assert first.facts(second.text(second.facts(text))) == facts
+    assert Portable(Path("/")).facts(Portable(Path("/")).text(facts)) == facts

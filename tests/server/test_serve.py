@@ -226,6 +226,40 @@ def test_what_is_made_through_the_service_is_not_found_a_second_time(folder: Pat
         assert len(service.catalogue.channels("embryo")) == 2  # its protocol deletes it
 
 
+@pytest.mark.parametrize("moved", [True, False], ids=["moved", "copied"])
+def test_a_folder_goes_on_elsewhere_with_what_was_made_in_it(folder: Path, tmp_path: Path, moved: bool) -> None:
+    """Channels of every protocol are those of the new place, none is there twice, and nothing is written to the old one."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.move(folder / "lab", first / "lab")
+    names = ["boss://{}/lab/mouse/by_boss", "ndstore://{}/fly/by_ndstore"]
+    data = objects(shape=(64, 64, 64))
+    with serving(first) as (url, service):
+        fill(service)
+        (root,) = HTTP.request("GET", f"{url}/api/repos/info").json()
+        names.append(f"dvid://{{}}/{root}/by_dvid")
+        for name in names:
+            address = name.format(url.removeprefix("http://"))
+            made = ndbatch.create(address, shape=data.shape, dtype="uint64", kind="labels", voxel_size=(1.0, 1.0, 1.0))
+            made.write(made.domain, data)
+        known = channels(service)
+    if moved:
+        first.rename(second)
+    else:
+        shutil.copytree(first, second)
+    with serving(second) as (url, service):
+        fill(service)
+        assert channels(service) == known
+        for name in names:
+            there = ndbatch.open(name.format(url.removeprefix("http://")))
+            assert np.array_equal(there[...], data)
+            there.write(there.domain, np.full_like(data, 9))
+            assert (there[...] == 9).all()
+    if not moved:
+        with serving(first) as (url, _):
+            for name in names:
+                assert np.array_equal(ndbatch.open(name.format(url.removeprefix("http://")))[...], data)
+
+
 def test_a_file_names_volumes_wherever_they_lie(folder: Path, tmp_path: Path) -> None:
     store(
         tmp_path / "elsewhere/raw.zarr",

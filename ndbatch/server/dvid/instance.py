@@ -12,7 +12,7 @@ from ndbatch.errors import NotFound, PlanError
 from ndbatch.geometry import Shape
 from ndbatch.remotes.dvid.info import IMAGES, TAG
 from ndbatch.server.catalogue import NAME, Channel
-from ndbatch.server.dvid.asking import Refused, document, triple
+from ndbatch.server.dvid.asking import Refused, triple
 
 if TYPE_CHECKING:
     from ndbatch.remotes.base import Volume
@@ -153,7 +153,7 @@ def instance(service: Service, repo: Repository, name: str) -> Instance:
 
 def keep(repo: Repository, one: Instance) -> Instance:
     """Keep an instance."""
-    repo.catalogue.keep(repo.scope, f"instance/{one.name}", document(one.document()))
+    repo.catalogue.keep(repo.scope, f"instance/{one.name}", repo.catalogue.portable.text(one.document()).encode())
     return one
 
 
@@ -219,7 +219,7 @@ def _kept(repo: Repository, key: str) -> Instance | None:
     found = repo.catalogue.document(repo.scope, key)
     if found is None:
         return None
-    facts = json.loads(found)
+    facts = repo.catalogue.portable.facts(found.decode())
     return Instance(**{**facts, **{name: tuple(facts[name]) for name in ("block", "size", "units", "syncs")}})
 
 
