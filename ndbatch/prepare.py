@@ -10,6 +10,8 @@ from typing import Any
 from ndbatch.errors import NdbatchError, PlanError
 from ndbatch.journal import Journal
 from ndbatch.plan.model import Plan, Target, entry_address
+from ndbatch.plan.program import level_of
+from ndbatch.plan.targets import require_free
 from ndbatch.remotes.base import Volume
 from ndbatch.remotes.registry import create_volume, open_volume, store_class
 
@@ -58,12 +60,20 @@ def _open(target: Target, plan: Plan, journal: Journal) -> Volume:
 def start_over(plan: Plan) -> None:
     """Remove the journal of an earlier run and everything that it created, so that the run begins anew (`--fresh`).
 
-    Raises JournalError, and removes nothing, while another driver holds the run directory.
+    Raises JournalError while another driver holds the run directory, and PlanError where something that the earlier run did
+    not create is in the way; then nothing is removed.
     """
     directory = plan.directory
+    before = _created_before(directory, plan) if Journal.begun(directory) else {}
+    going, outputs = {entry["url"] for entry in before.values()}, plan.document()["outputs"]
+    stays = {name for name, entry in outputs.items() if entry["url"] not in going}
+    require_free(
+        {name: target for name, target in plan.targets.items() if level_of(name)[0] in stays},
+        {name: table for name, table in plan.tables.items() if name in stays},
+    )
 
     def remove() -> None:
-        for entry in _created_before(directory, plan).values() if Journal.begun(directory) else ():
+        for entry in before.values():
             _remove(entry, directory)
         for folder in ("scratch", "staging"):
             shutil.rmtree(directory / folder, ignore_errors=True)

@@ -51,12 +51,22 @@ def run_directory(place: Path, overrides: Sequence[str] | None = None) -> Path:
     return load_config(place, overrides).run_directory
 
 
-def recorded_config(place: Path) -> Path:
+def load_recorded(place: Path, overrides: Sequence[str] | None) -> Config:
     """Return the configuration at `place`, or that which the run directory `place` keeps; ConfigError where it has none."""
+    from ndbatch.config.load import load
+    from ndbatch.journal import Journal
+
     path = place / "config.yaml" if place.is_dir() else place
-    if path != place and not path.exists():
+    if path == place:
+        return load_config(place, overrides)
+    if not path.exists():
         raise ConfigError(f"{place} holds no run: there is no config.yaml in it; name the configuration instead")
-    return path
+    with Journal.read(place) as journal:
+        base = journal.document.get("base")
+    if base is None:
+        raise ConfigError(f"{place} does not say where its configuration lay; name the configuration instead")
+    config = load(path, overrides or (), Path(base))
+    return config.model_copy(update={"directory": str(place.resolve())})
 
 
 def positions(text: str | None) -> dict[str, int]:

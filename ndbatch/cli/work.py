@@ -15,10 +15,10 @@ from ndbatch.cli.arguments import (
     RunPlace,
     echo_json,
     load_config,
+    load_recorded,
     positions,
-    recorded_config,
 )
-from ndbatch.errors import ConfigError, NdbatchError
+from ndbatch.errors import NdbatchError
 
 if TYPE_CHECKING:
     from ndbatch.config.model import Config
@@ -71,10 +71,7 @@ def retry(
     quiet: Quiet = False,
 ) -> None:
     """Try the failed blocks of a run again; what is done stays as it is, unless it is found damaged (--damaged)."""
-    path = recorded_config(place)
-    loaded = load_config(path, overrides)
-    if path != place and loaded.run_directory != place.resolve():
-        raise ConfigError(f"{place} was moved here from {loaded.run_directory}; name the run's configuration instead")
+    loaded = load_recorded(place, overrides)
     options = {"retry_failed": not damaged, "retry_damaged": damaged}
     carry_out(loaded, place, overrides or (), **options, as_json=as_json, quiet=quiet)
 

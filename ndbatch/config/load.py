@@ -40,15 +40,16 @@ class _Written:
         return (self.source.line(problem.path) if self.source else None) or 0
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load(path: Path | str, overrides: Sequence[str] = (), base: Path | None = None) -> Config:
     """Return the configuration in the YAML file at `path`, with `overrides` (`a.b=c`) applied.
 
-    Relative paths in it are taken from its folder. Raises one ConfigError that names every mistake with its line.
+    Relative paths in it are taken from the folder `base`, its own if not given. Raises one ConfigError that names every
+    mistake with its line.
     """
     source = read(path)
     data, set_by = apply(source.data, [parse_override(text) for text in overrides])
     file = Path(path).expanduser().resolve()
-    extra = {"base": file.parent, "origin": file, "overrides": tuple(overrides)}
+    extra = {"base": base or file.parent, "origin": file, "overrides": tuple(overrides)}
     return _validate(data, extra, _Written(str(path), source, set_by))
 
 

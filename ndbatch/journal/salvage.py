@@ -63,7 +63,7 @@ def _build(old: Path, directory: Path, part: Path) -> tuple[int, int]:
             )
         with Journal.write(part) as journal:
             lost = sum(_copy(source, journal, table) for table in _COLUMNS)
-            document = journal.document or _plan_beside(directory) or {}
+            document = journal.stored_document or _plan_beside(directory) or {}
             journal.take_back({}, (), {"format": str(FORMAT), "plan": json.dumps(document)})
             gone = sum(_require_payloads(journal, stage["index"]) for stage in document["stages"])
             kept = sum(len(journal.done(stage["index"])) for stage in document["stages"])

@@ -24,6 +24,7 @@ from ndbatch.geometry import Block, Grid
 from ndbatch.journal.entry import Entry, Failure
 from ndbatch.journal.faults import storage_errors
 from ndbatch.journal.lock import Lock, holder_of, take_lock
+from ndbatch.journal.moved import here
 from ndbatch.journal.schema import FILE, FORMAT, PLAN, RECEIPT, absent, connect, damaged, guarded, is_sealed, seal
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array
@@ -156,16 +157,23 @@ class Journal:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The plan as it was when the run began (plan.json); empty before `begin`."""
+        """The plan as it was when the run began (plan.json), paths where its folder is now; empty before `begin`."""
+        return here(self.stored_document, self.directory)
+
+    @property
+    def stored_document(self) -> dict[str, Any]:
+        """The plan with the paths that it was kept with."""
         text = self.get("plan")
         with guarded(self.directory):
             return {} if text is None else dict(json.loads(text))
 
     def begin(self, document: dict[str, Any]) -> None:
-        """Keep the plan, once, and open a session of work."""
+        """Keep the plan, once, with its paths where the folder is now, and open a session of work."""
+        kept = self.stored_document
+        now = here(kept, self.directory) or document
         with self.database:
-            if not self.document:
-                self._put({"format": str(FORMAT), "plan": json.dumps(document)})
+            if now != kept:
+                self._put({"format": str(FORMAT), "plan": json.dumps(now)})
             self._session = self.database.execute(
                 "INSERT INTO sessions (started, host, pid, status) VALUES (?, ?, ?, 'running')",
                 (self._begun + time.monotonic(), socket.gethostname(), os.getpid()),

@@ -157,6 +157,8 @@ class Plan:
         info, asked = next(iter(self.infos.values())), self.traffic.asked()
         return {
             "name": self.config.name,
+            "directory": str(self.directory),
+            "base": str(self.config.base.resolve()),
             "fingerprint": self.fingerprint,
             "identity": dict(self.identity),
             "axes": self.axes,

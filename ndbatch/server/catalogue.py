@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from ndbatch.errors import Conflict, NotFound, PlanError
 from ndbatch.geometry import Shape
+from ndbatch.portable import Portable
 from ndbatch.server.mark import Mark
-from ndbatch.server.portable import Portable
 
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")

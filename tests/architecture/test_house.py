@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ndbatch"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "geometry", "units", "events", "importing", "casting"),
+    ("errors", "geometry", "units", "events", "importing", "casting", "portable"),
     ("remotes", "tables", "config", "steps", "ranges", "ramon"),
     ("plan", "journal"),
     ("engine", "worker", "executors", "states"),

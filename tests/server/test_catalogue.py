@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ndbatch.errors import NotFound
+from ndbatch.portable import Portable
 from ndbatch.server.catalogue import Catalogue, Channel, Project
-from ndbatch.server.portable import Portable
 
 
 @pytest.fixture

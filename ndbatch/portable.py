@@ -1,4 +1,4 @@
-"""Facts of a service as text that stays true when its folder is moved, or copied: paths below it are kept relative to it."""
+"""Facts as text that stays true when a folder is moved, or copied: paths below it are kept relative to it."""
 
 from __future__ import annotations
 
