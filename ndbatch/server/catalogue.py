@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from ndbatch.errors import Conflict, NotFound, PlanError
 from ndbatch.geometry import Shape
 from ndbatch.portable import Portable
-from ndbatch.server.mark import Mark
+from ndbatch.server.mark import Kept, Mark
 
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
@@ -80,7 +80,7 @@ class Catalogue:
         self._local = threading.local()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._mark = Mark(path.with_suffix(".mark"))
-        self._known: tuple[bytes, dict[tuple[str, ...], Any]] = (b"", {})
+        self._known: Kept[Any] = Kept(1024)
         with self.transaction() as connection:
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
@@ -237,17 +237,13 @@ class Catalogue:
 
     def _kept(self, make: Callable[[str], T], statement: str, *values: str) -> T | None:
         """Return what `make` makes of the only row of a SELECT, None where there is none; made once, until something changes."""
-        if self._connection().in_transaction:  # which sees what it changed itself
+
+        def made() -> T | None:
             return next((make(body) for (body,) in self.rows(statement, *values)), None)
-        version = self.version  # before the row is read: what changes meanwhile is read again
-        known = self._known
-        if known[0] != version:
-            known = self._known = (version, {})
-        kept: T | None = known[1].get((statement, *values))
-        if kept is None:
-            kept = next((make(body) for (body,) in self.rows(statement, *values)), None)
-            if kept is not None:
-                known[1][statement, *values] = kept
+
+        if self._connection().in_transaction:  # which sees what it changed itself
+            return made()
+        kept: T | None = self._known.get(self.version, (statement, *values), made)
         return kept
 
     def _project(self, body: str) -> Project:

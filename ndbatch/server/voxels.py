@@ -12,7 +12,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ndbatch.errors import Denied
 from ndbatch.geometry import Box, Shape
 from ndbatch.remotes import api
 from ndbatch.remotes.base import Array, Volume
-from ndbatch.server.mark import Mark
+from ndbatch.server.mark import Kept, Mark
 
 STRIPES = 1024
 """Locks of one service: chunks share them by chance, which costs waiting and never an order that could block for good."""
@@ -37,6 +36,7 @@ class Voxels:
         self._locks = [threading.Lock() for _ in range(STRIPES)]
         self._file = os.open(state / "locks", os.O_RDWR | os.O_CREAT, 0o600)
         self._forgotten = Mark(state / "generation")
+        self._volumes: Kept[Volume] = Kept()
 
     @property
     def generation(self) -> bytes:
@@ -45,12 +45,12 @@ class Voxels:
 
     def open(self, url: str, level: int = 0, told: Mapping[str, Any] | None = None) -> Volume:
         """Return the volume at `url`, opened once, with what `ndbatch.open` is `told` of it; see `forget`."""
-        return _opened(url, level, json.dumps(told or {}, sort_keys=True), self.generation)
+        options = json.dumps(told or {}, sort_keys=True)
+        return self._volumes.get(self.generation, (url, level, options), lambda: _opened(url, level, options))
 
     def forget(self) -> None:
         """Open volumes anew from now on, in every process, because one was created, deleted or got levels."""
         self._forgotten.change()
-        _opened.cache_clear()
 
     def read(self, volume: Volume, box: Box) -> Array:
         """Return the voxels of `box`, C-order, the volume's axes and dtype; those outside the volume are 0."""
@@ -117,9 +117,7 @@ def _stripes(name: str, box: Box, origin: Shape, unit: Shape) -> set[int]:
     return {int(one) for one in (total + start) % STRIPES}
 
 
-@lru_cache(maxsize=256)
-def _opened(url: str, level: int, told: str, generation: bytes) -> Volume:
-    """Return a volume; `generation` is there for the cache alone, which keeps nothing beyond one."""
+def _opened(url: str, level: int, told: str) -> Volume:
     options = json.loads(told)
     if "token" in options:
         options["token"] = Secret(**options["token"])

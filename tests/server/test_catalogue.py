@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
 
+import ndbatch as nb
 from ndbatch.errors import NotFound
 from ndbatch.portable import Portable
 from ndbatch.server.catalogue import Catalogue, Channel, Project
+from ndbatch.server.mark import Kept
+from ndbatch.server.voxels import Voxels
+
+
+class Value(list[int]):
+    """A list that can be watched going away."""
 
 
 @pytest.fixture
@@ -88,3 +97,38 @@ def test_paths_below_the_folder_are_kept_relative_to_it_and_no_others() -> None:
     assert second.facts(text) == facts | {"path": f"{there}.zarr", "url": f"precomputed://{there}?x=1"}
     assert first.facts(second.text(second.facts(text))) == facts
     assert Portable(Path("/")).facts(Portable(Path("/")).text(facts)) == facts
+
+
+def test_what_is_kept_is_of_one_stamp_and_the_last_asked_for() -> None:
+    kept: Kept[list[int]] = Kept(2)
+    first = kept.get(1, "a", lambda: [1])
+    assert kept.get(1, "a", lambda: [2]) is first
+    gone = weakref.ref(kept.get(1, "b", Value))
+    assert kept.get(1, "a", lambda: [3]) is first
+    kept.get(1, "c", lambda: [4])  # the third: b goes, which was asked for longest ago
+    assert gone() is None
+    held = weakref.ref(kept.get(1, "d", Value))
+    kept.get(2, "a", lambda: [5])
+    assert held() is None
+    with pytest.raises(ZeroDivisionError):
+        kept.get(2, "e", lambda: [1 // 0])
+    assert kept.get(2, "e", lambda: [6]) == [6]
+
+
+def test_volumes_that_were_opened_before_a_change_are_closed(tmp_path: Path) -> None:
+    """Also by a process that did not make the change, as soon as it is asked for anything."""
+    nb.create(tmp_path / "image.tif", shape=(4, 8, 8), dtype="uint8")
+    ours, others = Voxels(tmp_path / "state"), Voxels(tmp_path / "state")
+
+    def held() -> int:
+        return sum(
+            os.path.realpath(f"/proc/self/fd/{one}").endswith("image.tif") for one in os.listdir("/proc/self/fd")
+        )
+
+    assert not others.open(str(tmp_path / "image.tif"))[...].any()
+    of_one = held()
+    assert of_one > 0
+    for _ in range(20):
+        ours.forget()
+        assert not others.open(str(tmp_path / "image.tif"))[...].any()
+    assert held() == of_one

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from ndbatch.server.calls import Call, TooLarge, endpoint, plainly
 from ndbatch.server.chunked.codec import decode, encode
 from ndbatch.server.chunked.content import content, sent
 from ndbatch.server.chunked.grid import Pyramid
+from ndbatch.server.mark import Kept
 from ndbatch.server.writes import require_writable, write
 
 if TYPE_CHECKING:
@@ -80,15 +80,13 @@ class Layer:
 def routes(service: Service) -> list[BaseRoute]:
     """Return the routes of the layers: `info` and chunks."""
 
-    @lru_cache(maxsize=256)
-    def known(project: str, shown: str, catalogue: bytes, volumes: bytes) -> Layer:
-        """Return a layer, made once as long as nothing is created, changed or deleted."""
-        del catalogue, volumes
-        return layer(service, project, shown)
+    layers: Kept[Layer] = Kept()
 
     def asked(call: Call) -> Layer:
-        names = call.names
-        return known(names["project"], names["channel"], service.catalogue.version, service.voxels.generation)
+        """Return the layer of a path, made once as long as nothing is created, changed or deleted."""
+        names = call.names["project"], call.names["channel"]
+        stamp = service.catalogue.version, service.voxels.generation
+        return layers.get(stamp, names, lambda: layer(service, *names))
 
     def info(call: Call) -> Response:
         document = asked(call).document
