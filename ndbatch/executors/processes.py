@@ -93,6 +93,8 @@ class ProcessesExecutor(Executor):
     def drain(self) -> None:
         """Let each worker come to the end of the batch it is at, and take back the one that waits."""
         self._draining = True
+        for worker in self._pool:
+            worker.page.drain()
 
     def close(self) -> None:
         """Kill the workers; what they had not reported is done again by the next run."""
@@ -147,7 +149,8 @@ class ProcessesExecutor(Executor):
         worker.held.popleft()
         worker.since = time.monotonic()
         self._replies.append(result)
-        if result.retire or self._draining:
+        begun = bool(worker.held) and worker.page.batch == worker.held[0].ticket
+        if result.retire or (self._draining and not begun):
             worker.retiring = True
             self._bury(worker)
 

@@ -58,7 +58,11 @@ def main() -> None:
             message = ahead.popleft() if ahead else unpickled(inbox.get())
             if isinstance(message, Batch):
                 assert runner is not None
-                pipe.send(runner.run(message, following))
+                page.set_batch(message.ticket)
+                if page.draining:
+                    page.set_batch(-1)  # the driver takes it back
+                else:
+                    pipe.send(runner.run(message, following))
                 continue
             if runner is not None:
                 runner.close()

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ import yaml
 
 import ndbatch as nb
 from ndbatch.config.load import load
+from ndbatch.executors.base import Reply
+from ndbatch.executors.processes import ProcessesExecutor
 from ndbatch.journal import Journal
 
 FUNCTION = '''\
@@ -119,6 +121,36 @@ def test_once_finishes_what_is_under_way(tmp_path: Path, start: Start, kind: str
     with Journal.read(tmp_path / "runs/job") as journal:
         assert journal.status == "interrupted"
         assert set(journal.done(0)) == ended
+    require_whole(tmp_path)
+
+
+class Late(ProcessesExecutor):
+    """A worker of which the driver hears late: Ctrl-C comes when it has begun its second batch, and the first is not told yet."""
+
+    folder: Path
+
+    def wait(self, seconds: float) -> Sequence[Reply]:
+        if not (self.folder / "interrupted").exists():
+            wait_for(lambda: len(marks(self.folder, "begun")) == 2)
+            (self.folder / "interrupted").touch()
+            signal.raise_signal(signal.SIGINT)
+            return ()
+        return super().wait(seconds)
+
+
+def test_a_batch_that_was_just_begun_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = np.arange(32 * 8 * 4, dtype="uint16").reshape(32, 8, 4)
+    image = nb.create(tmp_path / "image.zarr", shape=data.shape, dtype="uint16", chunks=(1, 8, 4), voxel_size=(1, 1, 1))
+    image.write(image.domain, data)
+    (tmp_path / "mine.py").write_text(FUNCTION)
+    job(tmp_path, "processes", 0.5)
+    monkeypatch.setattr(Late, "folder", tmp_path, raising=False)
+    with monkeypatch.context() as patched:
+        patched.setattr("ndbatch.runner.make_executor", lambda *arguments: Late(1, tmp_path / "log.txt"))
+        assert nb.run(load(tmp_path / "job.yaml"), report=False).status == "interrupted"
+    assert marks(tmp_path, "begun") == marks(tmp_path, "ended")
+    with Journal.read(tmp_path / "runs/job") as journal:
+        assert set(journal.done(0)) == marks(tmp_path, "ended")
     require_whole(tmp_path)
 
 
