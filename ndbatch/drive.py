@@ -244,8 +244,8 @@ def _done(stage: int, result: BatchResult) -> events.BlocksDone:
         read=float(receipts["read"].sum()),
         compute=float(receipts["compute"].sum()),
         write=float(receipts["write"].sum()),
-        waited=float(receipts["waited"].sum()),
-        stalled=float(receipts["stalled"].sum()),
+        waited=float(receipts["waited"].sum(dtype="f8")),
+        stalled=float(receipts["stalled"].sum(dtype="f8")),
         worker=int(receipts["worker"][0]),
     )
 

@@ -10,14 +10,14 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ndbatch.errors import JournalError
-from ndbatch.journal.schema import FILE, FORMAT, PLAN, RECEIPT, absent, is_sealed, seal
+from ndbatch.journal.schema import FILE, FORMAT, PLAN, RECEIPT, absent, is_sealed, require_format, seal
 from ndbatch.journal.store import Journal
 from ndbatch.remotes.base import Array
 
@@ -57,6 +57,8 @@ def _build(old: Path, directory: Path, part: Path) -> tuple[int, int]:
     """Make a journal in the folder `part` of what is sound in the file `old`."""
     shutil.rmtree(part, ignore_errors=True)
     with closing(sqlite3.connect(old)) as source:
+        with suppress(sqlite3.DatabaseError):  # what cannot be read says no format
+            require_format(source, directory)
         if _plan_in(source) is None and _plan_beside(directory) is None:
             raise JournalError(
                 f"{directory}: the journal holds no plan, and neither does {PLAN}; start the run again with --fresh"

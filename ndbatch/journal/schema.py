@@ -19,7 +19,7 @@ import numpy as np
 from ndbatch.errors import JournalError
 from ndbatch.journal.opening import connect_to_read, connect_to_write, create
 
-FORMAT = 2
+FORMAT = 3
 FILE = "journal.sqlite"
 PLAN = "plan.json"
 """The plan beside the journal, for readers; what is left of a run that lost its journal."""
@@ -31,14 +31,17 @@ RECEIPT = np.dtype(
         ("read", "<f4"),
         ("compute", "<f4"),
         ("write", "<f4"),
-        ("waited", "<f4"),
-        ("stalled", "<f4"),
+        ("waited", "<f2"),
+        ("stalled", "<f2"),
         ("worker", "<u2"),
         ("attempt", "<u2"),
     ]
 )
-"""A block's receipt, 40 bytes: CRC-32 of what it wrote (in the upper bits of `checksum` one for each of its stage's arrays
-that needed no writing), and seconds (see events.BlocksDone)."""
+"""A block's receipt, 36 bytes: CRC-32 of what it wrote (in the upper bits of `checksum` one for each of its stage's arrays
+that needed no writing), and seconds (see events.BlocksDone), of waiting at most `LONGEST_WAIT`."""
+
+LONGEST_WAIT = 6e4
+"""Seconds of waiting that a receipt can tell, most of a day: half a float is enough for what is only summed."""
 
 CHECKSUM_BITS = 32
 """Bits of `checksum` that are the CRC-32."""
@@ -165,22 +168,28 @@ def connect(directory: Path, *, write: bool = False) -> sqlite3.Connection:
         create(path, SCHEMA)
     connection = (connect_to_write if write else connect_to_read)(path, make)
     try:
-        _require_format(connection, directory)
+        _require_tables(connection, directory)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _require_format(connection: sqlite3.Connection, directory: Path) -> None:
+def _require_tables(connection: sqlite3.Connection, directory: Path) -> None:
     """Raise JournalError where another version of ndbatch wrote the file, or tables of a journal are missing."""
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables:
-        return
-    row = connection.execute("SELECT value FROM meta WHERE key = 'format'").fetchone() if "meta" in tables else None
-    if row is not None and str(row[0]) != str(FORMAT) and str(row[0]).isdigit() and int(row[0]) < FORMAT:
-        raise JournalError(
-            f"{directory / FILE} is a journal of format {row[0]}, this ndbatch writes format {FORMAT}; run with --fresh"
-        )
-    if not tables >= {"meta", "batches", "payloads", "failures", "stages", "sessions"}:
+    if "meta" in tables:
+        require_format(connection, directory)
+    if tables and not tables >= {"meta", "batches", "payloads", "failures", "stages", "sessions"}:
         raise damaged(directory, "tables are missing in it")
+
+
+def require_format(connection: sqlite3.Connection, directory: Path) -> None:
+    """Raise JournalError where an older ndbatch wrote the file: its receipts are of another size."""
+    row = connection.execute("SELECT * FROM meta WHERE key = 'format'").fetchone()
+    if row is None or (len(row) > 2 and not is_sealed(row[:2], row[2])):  # the first format had no checksum
+        return
+    if str(row[1]).isdigit() and int(row[1]) < FORMAT:
+        raise JournalError(
+            f"{directory / FILE} is a journal of format {row[1]}, this ndbatch writes format {FORMAT}; run with --fresh"
+        )

@@ -18,7 +18,7 @@ import numpy as np
 from ndbatch.engine import Fault
 from ndbatch.errors import NdbatchError, OutOfMemory, RemoteError, StepError, TimeLimit, Transient
 from ndbatch.geometry import Block
-from ndbatch.journal import RECEIPT
+from ndbatch.journal import LONGEST_WAIT, RECEIPT
 from ndbatch.ranges import Ranges
 from ndbatch.remotes.base import Array
 from ndbatch.steps.base import Patch
@@ -207,7 +207,10 @@ class BatchRunner:
 
     def _result(self, batch: Batch, found: _Collected, seconds: float) -> BatchResult:
         failed = {f.block for f in found.faults}
-        rows = [(*row, self._worker, 0) for row in found.receipts]
+        rows = [
+            (*row[:-2], *(min(seconds, LONGEST_WAIT) for seconds in row[-2:]), self._worker, 0)
+            for row in found.receipts
+        ]
         return BatchResult(
             ticket=batch.ticket,
             receipts=np.array(rows, RECEIPT) if rows else np.empty(0, RECEIPT),

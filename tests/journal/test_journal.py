@@ -184,8 +184,8 @@ def test_no_run_is_one_sentence(tmp_path: Path) -> None:
         Journal.read(tmp_path)
 
 
-def test_a_receipt_takes_forty_bytes() -> None:
-    assert RECEIPT.itemsize == 40
+def test_a_receipt_takes_36_bytes() -> None:
+    assert RECEIPT.itemsize == 36
 
 
 def test_the_look_through_a_journal_that_is_being_written_is_of_one_moment(
@@ -203,3 +203,17 @@ def test_the_look_through_a_journal_that_is_being_written_is_of_one_moment(
         reader.verify()
         monkeypatch.undo()
         assert list(reader.done(0)) == [1, 2]
+
+
+def test_the_journal_of_an_older_version_is_told_and_never_read(tmp_path: Path) -> None:
+    """Its receipts are of another size: neither a run nor a rebuild takes them for its own."""
+    with Journal.write(tmp_path) as journal:
+        journal.begin({"stages": []})
+        journal.set("format", "2")
+    before = (tmp_path / FILE).read_bytes()
+    for read in (Journal.read, Journal.write, rebuild):
+        with pytest.raises(
+            JournalError, match=r"is a journal of format 2, this ndbatch writes format 3; run with --fresh"
+        ):
+            read(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == before
