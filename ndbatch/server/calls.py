@@ -6,22 +6,26 @@ here. A protocol says itself how an error is answered (`Answers`), since old cli
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gzip
 import json
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ndbatch.errors import Denied, NdbatchError, NoRoom, NotFound, PlanError
 from ndbatch.remotes.http.digest import HEADER, WANTED, content_digest, intact
 
+THREADS = 32
+"""Requests that a process answers at once; others wait."""
 LOG = logging.getLogger("ndbatch.server")
 
 
@@ -75,7 +79,7 @@ def endpoint(handle: Handle, answers: Answers, limit: int) -> Callable[[Request]
                 dict(request.headers),
                 await _body(request, limit),
             )
-            return await run_in_threadpool(_checked, handle, call)
+            return await asyncio.get_running_loop().run_in_executor(_threads(), _checked, handle, call)
         except NdbatchError as error:
             return answers(error)
         except ClientDisconnect:
@@ -90,6 +94,12 @@ def endpoint(handle: Handle, answers: Answers, limit: int) -> Callable[[Request]
             return _failed(request)
 
     return respond
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Return the threads that answer. They stay: each keeps a connection to the catalogue, and memory of the allocator."""
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="ndbatch-answer")
 
 
 def _failed(request: Request) -> Response:

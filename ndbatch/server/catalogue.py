@@ -227,6 +227,7 @@ class Catalogue:
             connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")  # an answered write survives a power cut
+            connection.execute("PRAGMA cache_size = -256")  # KiB; one for each thread
             self._local.connection = connection
         found: sqlite3.Connection = self._local.connection
         return found
