@@ -269,6 +269,9 @@ class DaskExecutor(Executor):
             self._done.append(ticket)
             result: Reply = future.result()
             return result
+        if future.status == "lost":  # finished, but its worker died before the result was fetched; nobody is to blame
+            future.cancel(force=True)
+            return WorkerDeath(ticket, 0, "", "", started=False)
         if future.status != "error":
             raise ClusterError(
                 f"{self._deployment.title} is gone (a batch was {future.status}); what is done is kept: start it, and run the "

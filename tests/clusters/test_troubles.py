@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pyarrow import csv
 import ndbatch as nb
 from ndbatch import events
 from ndbatch.errors import ClusterError, RemoteError
+from ndbatch.executors.base import Reply
+from ndbatch.executors.dask import DaskExecutor
 from ndbatch.executors.settings import SINGLE_THREADED
 from ndbatch.journal import Journal
 
@@ -62,6 +65,40 @@ def job(folder: Path, function: str, cluster: dict[str, Any], parameters: dict[s
 def failures(folder: Path) -> list[Any]:
     with Journal.read(folder / "runs/job") as journal:
         return journal.failures()
+
+
+@LONG
+def test_what_dies_with_its_worker_before_it_was_fetched_is_done_again(
+    site: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver is slow to fetch: the batch is finished, its worker dies, and dask says that the result is lost."""
+    cluster = site()
+    first = cluster.worker("--no-nanny")
+    wait, seen = DaskExecutor.wait, set[str]()
+
+    def late(executor: DaskExecutor, seconds: float) -> Sequence[Reply]:
+        if seen:
+            return wait(executor, seconds)
+        futures = list(executor._under_way.values())
+        until(lambda: all(future.status == "finished" for future in futures))
+        first.kill()
+        until(lambda: all(future.status != "finished" for future in futures))
+        seen.update(future.status for future in futures)
+        replies = wait(executor, seconds)
+        cluster.worker("--no-nanny")
+        return replies
+
+    monkeypatch.setattr(DaskExecutor, "wait", late)
+    result = nb.run(job(tmp_path, "sleeps", {"address": cluster.address}, {"seconds": 0.0}), report=False)
+    assert "lost" in seen
+    assert result.counts == events.Counts(planned=12, done=12)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @LONG
