@@ -8,8 +8,12 @@ from pathlib import Path
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Replace `path` by `data` in one step, on the disk before the name appears; OSError as the system says it."""
-    sibling = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    """Replace `path` by `data` in one step, on the disk before the name appears; OSError as the system says it.
+
+    What processes that were killed here had begun to write goes away.
+    """
+    _remove_left(path)
+    sibling = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex}")
     try:
         with sibling.open("xb") as file:
             file.write(data)
@@ -28,3 +32,22 @@ def write_bytes(path: Path, data: bytes) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Replace `path` by `text` as UTF-8 in one step."""
     return write_bytes(path, text.encode())
+
+
+def _remove_left(path: Path) -> None:
+    """Remove the beginnings of `path` whose processes are not there any more."""
+    start = f".{path.name}."
+    for name in os.listdir(path.parent):
+        process = name.removeprefix(start).partition("-")[0]
+        if name.startswith(start) and process.isdigit() and not _is_alive(int(process)):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
