@@ -12,9 +12,9 @@ def write_bytes(path: Path, data: bytes) -> Path:
 
     What processes that were killed here had begun to write goes away.
     """
-    _remove_left(path)
     sibling = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex}")
     try:
+        _remove_left(path)
         with sibling.open("xb") as file:
             file.write(data)
             file.flush()

@@ -65,7 +65,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(done: Path) -> Path:
     """The finished run, as it was."""
-    kept = done.with_name("kept")
+    kept = done / "kept"
     if kept.exists():
         shutil.rmtree(done / "runs")
         shutil.copytree(kept, done / "runs")
