@@ -6,6 +6,8 @@ import os
 import uuid
 from pathlib import Path
 
+import psutil
+
 
 def write_bytes(path: Path, data: bytes) -> Path:
     """Replace `path` by `data` in one step, on the disk before the name appears; OSError as the system says it.
@@ -39,15 +41,5 @@ def _remove_left(path: Path) -> None:
     start = f".{path.name}."
     for name in os.listdir(path.parent):
         process = name.removeprefix(start).partition("-")[0]
-        if name.startswith(start) and process.isdigit() and not _is_alive(int(process)):
+        if name.startswith(start) and process.isdigit() and not psutil.pid_exists(int(process)):
             path.with_name(name).unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

@@ -15,6 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from ndbatch import events
 from ndbatch.downsampling import downsample, remade_config
 from ndbatch.errors import Conflict, NdbatchError, PlanError
@@ -45,9 +47,9 @@ def making(service: Service, channel: Channel) -> Making:
     """Return whether levels of a channel are being made now, or why they are not whole."""
     kept = _kept(service, channel)
     state = Making(kept.get("state", Making.IDLE))
-    if state is Making.RUNNING and not _alive(int(kept["process"])):
+    if state is Making.RUNNING and not psutil.pid_exists(int(kept["process"])):
         return Making.FAILED
-    return Making.RUNNING if state is Making.CANCELLED and _alive(int(kept["process"])) else state
+    return Making.RUNNING if state is Making.CANCELLED and psutil.pid_exists(int(kept["process"])) else state
 
 
 def reason(service: Service, channel: Channel) -> str:
@@ -182,16 +184,6 @@ def _unused(place: Path) -> Path:
     while (place / f"added-{number}").exists():
         number += 1
     return place / f"added-{number}"
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _key(channel: Channel) -> str:
