@@ -91,7 +91,7 @@ class ProcessesExecutor(Executor):
         return replies
 
     def drain(self) -> None:
-        """Let each worker come to the end of the batch it is at, and take back the one that waits."""
+        """Let each worker come to the end of the batch it is at, and give back the one that waits."""
         self._draining = True
         for worker in self._pool:
             worker.page.drain()
@@ -149,8 +149,7 @@ class ProcessesExecutor(Executor):
         worker.held.popleft()
         worker.since = time.monotonic()
         self._replies.append(result)
-        begun = bool(worker.held) and worker.page.batch == worker.held[0].ticket
-        if result.retire or (self._draining and not begun):
+        if result.retire:
             worker.retiring = True
             self._bury(worker)
 

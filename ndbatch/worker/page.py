@@ -6,16 +6,14 @@ import mmap
 import struct
 from typing import IO, Self
 
-_LAYOUT = struct.Struct("<qqqdqq")
+_LAYOUT = struct.Struct("<qqqdq")
 _VERDICTS = ("", "memory", "time")
 
 
 class Page:
-    """The block a worker is at (-1 for none), since when (time.monotonic), its memory in bytes, a verdict, and its batch.
+    """The block a worker is at (-1 for none), since when (time.monotonic), its memory in bytes, and a verdict.
 
     Written by the worker, but for the verdict `time` and for `draining`, which are the driver's. It outlives the worker.
-    The worker writes its batch before it looks whether to begin it; the driver asks it to drain before it looks which it is
-    at. So one of them sees the other, and no batch that was begun is taken for one that waits.
     """
 
     def __init__(self, memory: mmap.mmap, file: IO[bytes] | None = None) -> None:
@@ -25,7 +23,7 @@ class Page:
     @classmethod
     def create(cls, file: IO[bytes]) -> Self:
         """Make the page in an empty temporary file."""
-        file.write(_LAYOUT.pack(-1, 0, 0, 0.0, -1, 0).ljust(mmap.PAGESIZE, b"\0"))
+        file.write(_LAYOUT.pack(-1, 0, 0, 0.0, 0).ljust(mmap.PAGESIZE, b"\0"))
         file.flush()
         return cls(mmap.mmap(file.fileno(), mmap.PAGESIZE), file)
 
@@ -55,22 +53,13 @@ class Page:
         return float(struct.unpack_from("<d", self._memory, 24)[0])
 
     @property
-    def batch(self) -> int:
-        """The ticket of the batch that was begun last, or -1."""
-        return int(struct.unpack_from("<q", self._memory, 32)[0])
-
-    @property
     def draining(self) -> bool:
         """Whether no batch is to be begun any more."""
-        return bool(struct.unpack_from("<q", self._memory, 40)[0])
-
-    def set_batch(self, ticket: int) -> None:
-        """Say which batch is begun now."""
-        struct.pack_into("<q", self._memory, 32, ticket)
+        return bool(struct.unpack_from("<q", self._memory, 32)[0])
 
     def drain(self) -> None:
         """Have the worker begin no batch any more."""
-        struct.pack_into("<q", self._memory, 40, 1)
+        struct.pack_into("<q", self._memory, 32, 1)
 
     def set_block(self, block: int, since: float) -> None:
         """Say which block is computed now."""

@@ -58,11 +58,9 @@ def main() -> None:
             message = ahead.popleft() if ahead else unpickled(inbox.get())
             if isinstance(message, Batch):
                 assert runner is not None
-                page.set_batch(message.ticket)
-                if page.draining:
-                    page.set_batch(-1)  # the driver takes it back
-                else:
-                    pipe.send(runner.run(message, following))
+                # The worker alone decides whether a batch is begun, and answers for each: so neither guesses of the other.
+                untouched = BatchResult(message.ticket, untouched=message.blocks)
+                pipe.send(untouched if page.draining else runner.run(message, following))
                 continue
             if runner is not None:
                 runner.close()

@@ -20,6 +20,7 @@ from ndbatch.config.load import load
 from ndbatch.executors.base import Reply
 from ndbatch.executors.processes import ProcessesExecutor
 from ndbatch.journal import Journal
+from ndbatch.worker.work import Batch
 
 FUNCTION = '''\
 import time
@@ -38,13 +39,18 @@ def work(image, block):
 Start = Callable[[], subprocess.Popen[str]]
 
 
+def make_image(folder: Path) -> None:
+    """Make an image of 32 blocks, and the function beside it."""
+    data = np.arange(32 * 8 * 4, dtype="uint16").reshape(32, 8, 4)
+    image = nb.create(folder / "image.zarr", shape=data.shape, dtype="uint16", chunks=(1, 8, 4), voxel_size=(1, 1, 1))
+    image.write(image.domain, data)
+    (folder / "mine.py").write_text(FUNCTION)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start the job of 32 blocks in a process group of its own; whatever is left of it is killed."""
-    data = np.arange(32 * 8 * 4, dtype="uint16").reshape(32, 8, 4)
-    image = nb.create(tmp_path / "image.zarr", shape=data.shape, dtype="uint16", chunks=(1, 8, 4), voxel_size=(1, 1, 1))
-    image.write(image.domain, data)
-    (tmp_path / "mine.py").write_text(FUNCTION)
+    make_image(tmp_path)
     started: list[subprocess.Popen[str]] = []
 
     def begin() -> subprocess.Popen[str]:
@@ -138,11 +144,35 @@ class Late(ProcessesExecutor):
         return super().wait(seconds)
 
 
+class Early(ProcessesExecutor):
+    """Ctrl-C comes while the first batches are on their way: the workers hear of it before they begin them."""
+
+    deadline = 0.0
+
+    def submit(self, batch: Batch) -> None:
+        if not self.deadline:
+            self.deadline = time.monotonic() + 60
+            self.drain()
+            signal.raise_signal(signal.SIGINT)
+        super().submit(batch)
+
+    def wait(self, seconds: float) -> Sequence[Reply]:
+        assert time.monotonic() < self.deadline, "a batch was neither begun nor given back"
+        return super().wait(seconds)
+
+
+def test_a_batch_that_is_not_begun_any_more_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_image(tmp_path)
+    job(tmp_path, "processes", 0)
+    with monkeypatch.context() as patched:
+        patched.setattr("ndbatch.runner.make_executor", lambda *arguments: Early(2, tmp_path / "log.txt"))
+        assert nb.run(load(tmp_path / "job.yaml"), report=False).status == "interrupted"
+    assert marks(tmp_path, "begun") == set()
+    require_whole(tmp_path)
+
+
 def test_a_batch_that_was_just_begun_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = np.arange(32 * 8 * 4, dtype="uint16").reshape(32, 8, 4)
-    image = nb.create(tmp_path / "image.zarr", shape=data.shape, dtype="uint16", chunks=(1, 8, 4), voxel_size=(1, 1, 1))
-    image.write(image.domain, data)
-    (tmp_path / "mine.py").write_text(FUNCTION)
+    make_image(tmp_path)
     job(tmp_path, "processes", 0.5)
     monkeypatch.setattr(Late, "folder", tmp_path, raising=False)
     with monkeypatch.context() as patched:
