@@ -1,21 +1,25 @@
 """What a block costs beside its work: CPU time, driver growth, journal size, resume, status, for runs of no-op blocks.
 
-    python benchmarks/scale.py [--blocks 10000 100000 1000000] [--cluster processes] [--workers 2]
+    python benchmarks/scale.py [--blocks 10000 100000 1000000] [--cluster {processes,dask,standing}] [--workers 2]
 
-Each run is a process of its own. CPU is user + system time of the driver and all its workers, their start included. A second
-run is stopped when half of its blocks are done: `resume` is the time from the same call again until the first block of the other
-half is back, `status` that of what `ndbatch status` prints then.
+Each run is a process of its own. CPU is user + system time of the driver and all its workers, their start included; with
+`standing`, of the driver and of a dask scheduler and workers that were started before by their own commands. A second run is
+stopped when half of its blocks are done: `resume` is the time from the same call again until the first block of the other half
+is back, `status` that of what `ndbatch status` prints then.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +33,21 @@ HALF = 0.5
 
 def measure(blocks: int, kind: str, workers: int) -> dict[str, float]:
     """Run `blocks` no-op blocks in this process and its workers; return the figures."""
+    if kind != "standing":
+        return _measure(blocks, {"kind": kind, "workers": workers})
+    with tempfile.TemporaryDirectory() as folder, _standing(Path(folder), workers) as address:
+        return _measure(blocks, {"kind": "dask", "address": address})
+
+
+def _measure(blocks: int, cluster: dict[str, object]) -> dict[str, float]:
     import psutil
 
     sys.path.insert(0, str(HERE))
     from noop import Nothing
 
     import ndbatch as nb
-    from ndbatch.config.model import Cluster, Config, Input, Output
+    from ndbatch.config.cluster import Cluster
+    from ndbatch.config.model import Config, Input, Output
     from ndbatch.runner import run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +59,7 @@ def measure(blocks: int, kind: str, workers: int) -> dict[str, float]:
             steps=(Nothing(),),
             outputs={"nothing": Output(url="nothing.parquet")},
             blocks={"z": 1, "y": 1, "x": 1},
-            cluster=Cluster.model_validate({"kind": kind, "workers": workers}),
+            cluster=Cluster.model_validate(cluster),
             base=Path(folder),
         )
         process = psutil.Process()
@@ -109,10 +121,43 @@ def _halfway(config: Config) -> tuple[float, float]:
     return first - begun, status
 
 
+@contextmanager
+def _standing(folder: Path, workers: int) -> Iterator[str]:
+    """Start a dask scheduler and workers of one thread; yield the address once all of them are there."""
+    from distributed import Client
+
+    told = folder / "scheduler.json"
+    here = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
+    own = ["--scheduler-file", str(told), "--local-directory", str(folder), "--nthreads", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in (str(HERE), *sys.path) if p)}
+    orders = [["scheduler", *here, "--port", "0", "--scheduler-file", str(told)]]
+    orders += [["worker", *here, *own] for _ in range(workers)]
+    started = []
+    try:
+        with (folder / "log.txt").open("wb") as log:
+            for order in orders:
+                command = [sys.executable, "-m", "dask", *order]
+                started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+                while not told.exists():
+                    time.sleep(0.05)
+        address = str(json.loads(told.read_text())["address"])
+        with Client(address) as client:
+            client.wait_for_workers(workers, timeout=60)
+        yield address
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait()
+
+
 def _cpu() -> float:
-    """Return the CPU seconds of this process and of its ended children."""
+    """Return the CPU seconds of this process, of its ended children, and of those that live, with theirs."""
+    import psutil
+
     both = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+    alive = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in both) + sum(sum(times[:4]) for times in alive)
 
 
 def main() -> None:
@@ -121,7 +166,7 @@ def main() -> None:
     parser.add_argument(
         "--blocks", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="multiples of 10000"
     )
-    parser.add_argument("--cluster", default="processes")
+    parser.add_argument("--cluster", choices=("processes", "dask", "standing"), default="processes")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
