@@ -376,7 +376,9 @@ def main() -> None:
     options: Any = parser.parse_args()
     private(sys.argv)
     if options.samples and not options.samples.absolute().parent.is_dir():
-        parser.error(f"--samples: there is no folder {options.samples.absolute().parent} (the soak has a /tmp of its own)")
+        parser.error(
+            f"--samples: there is no folder {options.samples.absolute().parent} (the soak has a /tmp of its own)"
+        )
     random.seed(options.seed)
     where = "its own /tmp and /dev/shm" if os.environ.get(PRIVATE) else "the machine's /tmp, at which it does not look"
     print(f"seed {options.seed}; {where}", flush=True)

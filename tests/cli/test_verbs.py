@@ -147,7 +147,7 @@ def test_a_pipe_that_closes_early_is_no_mistake(job: Path, start: Start) -> None
     process = start("init", "copy")
     assert process.stdout is not None
     process.stdout.close()
-    process.wait(timeout=30)
+    process.wait(timeout=180)
     assert process.stderr is not None
     assert process.stderr.read() == ""
 
@@ -243,5 +243,5 @@ def test_show_draws_slices_projections_and_outlines(job: Path, ndbatch: Command)
 
 def test_completion_knows_the_verbs(start: Start) -> None:
     process = start(_NDBATCH_COMPLETE="complete_bash", COMP_WORDS="ndbatch st", COMP_CWORD="1")
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=180)
     assert out.split() == ["status"], err

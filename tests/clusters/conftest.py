@@ -103,7 +103,7 @@ class Site:
         told = self.folder / "scheduler.json"
         place = ["--host", host, "--port", "0", "--dashboard-address", f"{host}:0"]
         self._run((), "scheduler", *place, "--scheduler-file", str(told), *self.options)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             with suppress(OSError, ValueError):  # not there yet, or not written to its end
                 self.address = str(json.loads(told.read_text())["address"])

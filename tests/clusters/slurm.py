@@ -156,7 +156,7 @@ class OneNodeSlurm:
     def call(self, *command: str) -> str:
         """Run a command of Slurm against this one; return what it prints, or nothing where it fails."""
         done = subprocess.run(
-            command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=30, check=False
+            command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=180, check=False
         )
         return done.stdout if done.returncode == 0 else ""
 
@@ -175,7 +175,7 @@ class OneNodeSlurm:
         for process in reversed(self._processes):
             process.terminate()
             try:
-                process.wait(timeout=10)
+                process.wait(timeout=180)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -23,7 +23,7 @@ NOTICED_AFTER = 12
 
 
 def ip(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(IP), *words], capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run([str(IP), *words], capture_output=True, text=True, timeout=180, check=False)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def test_what_dies_with_its_worker_before_it_was_fetched_is_done_again(
 
 
 def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)

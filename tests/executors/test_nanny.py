@@ -32,7 +32,7 @@ def test_a_cluster_starts_though_a_worker_is_killed_while_it_starts(tmp_path: Pa
     try:
         thread.join()
         with deployment.cluster.get_client() as client:
-            assert client.submit(sum, [2, 3]).result(timeout=30) == 5
+            assert client.submit(sum, [2, 3]).result(timeout=180) == 5
             assert len(client.scheduler_info()["workers"]) == 1
     finally:
         deployment.close()

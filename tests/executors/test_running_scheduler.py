@@ -28,7 +28,7 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
     place = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
     processes = [subprocess.Popen([*dask, "scheduler", *place, "--scheduler-file", str(told)], **quiet)]
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not told.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         address = str(json.loads(told.read_text())["address"])
@@ -40,7 +40,7 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
     finally:
         for process in reversed(processes):
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=180)
 
 
 def test_a_job_runs_on_it_and_leaves_it_running(

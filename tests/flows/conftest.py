@@ -101,7 +101,7 @@ class Job:
         """Run a command line in a process of its own."""
         process = self.start(*words)
         try:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=180)
         finally:
             process.kill()
         return Outcome(process.returncode, out, err)

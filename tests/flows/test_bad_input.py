@@ -509,7 +509,7 @@ def work(image, block):
     ndbatch.alone("run", "job.yaml", "--quiet").failed(
         "1 block failed; 7 of 8 are done and kept", "block 5 (z: [8, 16], y: [0, 16], x: [16, 32])", *words
     )
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 300
     assert nb.open(f"{ndbatch.run}/out.zarr").attributes["complete"] is False
 
 
@@ -524,7 +524,7 @@ def test_a_second_driver_is_refused_and_the_first_goes_on(ndbatch: Job) -> None:
         ndbatch("run", "job.yaml", "--fresh").refused("runs/job", f"in use by process {first.pid}")
         ndbatch("check", "runs/job", "--rebuild").refused("runs/job", f"in use by process {first.pid}")
         (ndbatch.folder / "go").touch()
-        out, err = first.communicate(timeout=30)
+        out, err = first.communicate(timeout=180)
         assert first.returncode == 0, out + err
     finally:
         first.kill()
@@ -535,7 +535,7 @@ def test_a_second_driver_is_refused_and_the_first_goes_on(ndbatch: Job) -> None:
 
 
 def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 180
     while not path.exists():
         assert time.monotonic() < deadline, path
         time.sleep(0.02)

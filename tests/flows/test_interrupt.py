@@ -81,7 +81,7 @@ def job(folder: Path, kind: str, seconds: float) -> None:
 
 
 def wait_for(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -93,7 +93,7 @@ def marks(folder: Path, kind: str) -> set[int]:
 
 def left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Return those that still run once a moment has passed in which the system takes them away."""
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=180)
     return list(alive)
 
 
@@ -114,7 +114,7 @@ def test_once_finishes_what_is_under_way(tmp_path: Path, start: Start, kind: str
     )
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 3, out + err
     assert "what is under way is finished first" in err
     assert out.startswith("job: interrupted; ")
@@ -151,7 +151,7 @@ class Early(ProcessesExecutor):
 
     def submit(self, batch: Batch) -> None:
         if not self.deadline:
-            self.deadline = time.monotonic() + 60
+            self.deadline = time.monotonic() + 180
             self.drain()
             signal.raise_signal(signal.SIGINT)
         super().submit(batch)
@@ -195,7 +195,7 @@ def test_twice_stops_now(tmp_path: Path, start: Start, kind: str) -> None:
     assert process.stderr is not None
     wait_for(lambda: "Ctrl-C again stops now" in process.stderr.readline())
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 3, out + err
     assert "Traceback" not in out + err
     assert left_of(family) == []

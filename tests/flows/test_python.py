@@ -214,7 +214,7 @@ def script(text: str, kind: str) -> subprocess.CompletedProcess[str]:
     Path("job.py").write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(Path(nb.__file__).parents[1])}
     return subprocess.run(
-        [sys.executable, "job.py", kind], capture_output=True, text=True, timeout=60, env=environment, check=False
+        [sys.executable, "job.py", kind], capture_output=True, text=True, timeout=180, env=environment, check=False
     )
 
 

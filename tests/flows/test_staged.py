@@ -183,7 +183,12 @@ def test_a_run_killed_while_it_finishes_is_finished_by_the_same_command(where: s
     (folder / "job.yaml").write_text(yaml.safe_dump(document(folder, url)))
     environment = {**os.environ, "PYTHONPATH": str(Path(nb.__file__).parents[1])}
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, where], cwd=folder, env=environment, timeout=60, check=False, capture_output=True
+        [sys.executable, "-c", KILLED, where],
+        cwd=folder,
+        env=environment,
+        timeout=180,
+        check=False,
+        capture_output=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert path(folder, url).exists() == (where == "before the journal knows")

@@ -39,7 +39,7 @@ def unprivileged() -> Iterator[None]:
 def script(code: str, *arguments: str) -> str:
     """Run `code` in a fresh interpreter and return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-c", PREAMBLE + code, *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", PREAMBLE + code, *arguments], capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

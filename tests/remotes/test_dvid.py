@@ -25,7 +25,7 @@ from ndbatch.testing.volumes import VolumeSuite
 def call(base: str, method: str, path: str, body: bytes | None = None) -> bytes:
     """Send a request as any program would, and return the body of the answer."""
     request = urllib.request.Request(f"{base}/api{path}", body, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=180) as answer:
         return bytes(answer.read())
 
 

@@ -172,7 +172,7 @@ def run_python(code: str, *arguments: str, **environment: str) -> str:
     start = "import sys, warnings\nwarnings.simplefilter('error')\nimport numpy as np\nimport ndbatch\nimport ndbatch as nb\n"
     done = subprocess.run(
         [sys.executable, "-c", start + code, *arguments],
-        capture_output=True, text=True, timeout=60, env={**os.environ, **environment},
+        capture_output=True, text=True, timeout=180, env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -206,7 +206,7 @@ def test_store_with_processes_is_refused(tmp_path: Path, image: Array) -> None:
 def _hold(path: str, ready: Any, done: Any) -> None:
     with h5py.File(path, "r+"):
         ready.set()
-        done.wait(30)
+        done.wait(180)
 
 
 def test_a_file_that_another_program_writes(tmp_path: Path, image: Array) -> None:
@@ -216,7 +216,7 @@ def test_a_file_that_another_program_writes(tmp_path: Path, image: Array) -> Non
     other = spawn.Process(target=_hold, args=(f"{tmp_path}/a.h5", ready, done))
     other.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(180)
         with pytest.raises(Transient, match="open for writing in another program"):
             nb.open(url)
     finally:

@@ -36,12 +36,12 @@ class Line:
 
     def get(self, box: Box) -> Array:
         self.asked.append(box)
-        self.go.wait(30)
+        self.go.wait(180)
         return np.zeros(box.shape, DATA.dtype) if box in ELSEWHERE else DATA[box.slices()]
 
     def put(self, box: Box, data: Array) -> None:
         self.asked.append(box)
-        self.go.wait(30)
+        self.go.wait(180)
         if box not in ELSEWHERE:
             self.stored[box.slices()] = data
 

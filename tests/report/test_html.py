@@ -199,7 +199,7 @@ def test_a_real_browser_shows_it_without_complaint(run_directory: Make, tmp_path
         "--enable-logging=stderr", "--v=0", "--window-size=1300,3000", f"--screenshot={tmp_path / 'page.png'}",
         path.as_uri(),
     ]  # fmt: skip
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr
+    told = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stderr
     assert "CONSOLE" not in told, told
     shown = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
     assert shown.shape[:2] == (3000, 1300)

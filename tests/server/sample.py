@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import ndbatch
 
-HTTP = urllib3.PoolManager(retries=False, maxsize=16, timeout=30.0)
+HTTP = urllib3.PoolManager(retries=False, maxsize=16, timeout=180)
 SHAPE = (50, 130, 100)
 OFFSET = (5, 0, 10)
 SIZE = (2.0, 1.0, 1.0)

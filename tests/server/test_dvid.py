@@ -47,7 +47,7 @@ class Server:
             body = json.dumps(body).encode()
         request = urllib.request.Request(f"{self.base}/api{path}", body, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=180) as answer:
                 found, text = answer.status, bytes(answer.read())
         except urllib.error.HTTPError as error:
             found, text = error.code, error.read()

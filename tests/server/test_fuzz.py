@@ -64,7 +64,7 @@ class Target:
         """Send a request as it is written and return status and body; a new connection each time."""
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         text = f"{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{head}\r\n"
-        with socket.create_connection(self.address, timeout=60) as connection:
+        with socket.create_connection(self.address, timeout=180) as connection:
             with suppress(OSError):  # refused before the body was sent; the answer is there
                 connection.sendall(text.encode("latin-1", "replace") + body)
             answer = b""

@@ -81,7 +81,7 @@ out["too large"] = refused(lambda: client.post_cutout("lab", "copy", 120, 10, 4,
 
 out["before"] = client.get_propagate_status("lab", "copy")
 out["propagate"] = client.propagate("lab", "copy")
-deadline = time.monotonic() + 60
+deadline = time.monotonic() + 180
 while (status := client.get_propagate_status("lab", "copy")) == "1" and time.monotonic() < deadline:
     time.sleep(0.05)
 out["after"], out["again"] = status, client.propagate("lab", "copy")

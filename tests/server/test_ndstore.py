@@ -23,7 +23,7 @@ from ndbatch.server.service import Access, Service
 from ndbatch.testing.serving import serving
 from ndbatch.testing.volumes import voxels
 
-HTTP = urllib3.PoolManager(retries=False, maxsize=16, timeout=30.0)
+HTTP = urllib3.PoolManager(retries=False, maxsize=16, timeout=180)
 EM = voxels((12, 30, 40), "uint8", seed=1)
 SEG = voxels((12, 30, 40), "uint32", seed=2) % 50
 BOX = "0/20,60/10,40/4,16/"
@@ -495,7 +495,7 @@ def test_what_was_found_is_not_removed(wire: Wire) -> None:
 
 def propagated(wire: Wire, channel: str) -> Any:
     """Wait until levels are made, and return what is told then."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while (status := wire.get(f"/nd/sd/p/{channel}/getPropagate/").data) == b"1" and time.monotonic() < deadline:
         time.sleep(0.02)
     return status

@@ -53,7 +53,7 @@ def started(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         try:
-            process.communicate(timeout=30)
+            process.communicate(timeout=180)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -96,7 +96,7 @@ def test_many_clients_write_through_two_processes_and_no_answered_write_is_lost_
             writers = [pool.submit(write, number) for number in range(len(places))]
             wait_until(lambda: len(answered) == len(places) and all(value > 3 for value in answered.values()))
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(180) == 0
             stop.set()
             for writer in writers:
                 writer.result()
@@ -121,7 +121,7 @@ def test_a_process_that_dies_is_replaced_and_none_is_left_behind(folder: Path) -
         now = answering(process.pid, 2)
         process.kill()
         process.wait()
-        gone, alive = psutil.wait_procs(now, timeout=20)
+        gone, alive = psutil.wait_procs(now, timeout=180)
         assert not alive
         assert len(gone) == 2
 
@@ -174,7 +174,7 @@ def test_the_token_is_made_once_and_kept_for_its_owner(folder: Path) -> None:
 )
 def test_what_cannot_be_served_is_told_before_anything_runs(folder: Path, words: list[str], sentence: str) -> None:
     command = [sys.executable, "-m", "ndbatch", "serve", str(folder), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 2
     assert sentence in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

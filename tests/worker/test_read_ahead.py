@@ -54,7 +54,7 @@ def test_the_next_batch_is_read_while_this_one_is_computed(work: Work, monkeypat
 
     def awaiting(work: Work, block: Block, patches: object, states: object) -> object:
         if block.index == 2:
-            assert read[3].wait(5), "block 3, of the next batch, was not read while block 2 was computed"
+            assert read[3].wait(180), "block 3, of the next batch, was not read while block 2 was computed"
         computed.append(block.index)
         return compute(work, block, patches, states)  # type: ignore[arg-type]
 
@@ -92,7 +92,7 @@ def test_threads_do_every_batch_once(work: Work) -> None:
             executor.submit(batch(ticket, ticket))
         tickets: list[int] = []
         while len(tickets) < 6:
-            replies = executor.wait(5)
+            replies = executor.wait(180)
             assert replies
             tickets += [reply.ticket for reply in replies]
     assert sorted(tickets) == list(range(6))
