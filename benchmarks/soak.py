@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import psutil
 import yaml
-from soak_site import SOON, TOKEN, Site, configuration, contents, killing, remove
+from soak_site import SHORT_HISTORY, SOON, TOKEN, Site, configuration, contents, killing, remove
 from soak_watch import MIB, Sample, Slope, Watch, files, pooled, slope
 
 from ndbatch.testing.chaos import Chaos, Faults, chaos_proxy
@@ -85,7 +85,7 @@ class Soak:
         folder, name = self.site.top / f"run{number}", f"labels{number}"
         folder.mkdir()
         job = folder / "job.yaml"
-        clusters = {
+        clusters: dict[str, dict[str, object]] = {
             "cluster": {"kind": "dask", "address": self.site.address},
             "own dask cluster": {"kind": "dask", "workers": 2},
         }
@@ -298,7 +298,7 @@ def soak(top: Path, options: argparse.Namespace) -> list[str]:
     marker = f"NDBATCH_SOAK={os.getpid()}"
     (top / "tmp").mkdir()
     os.environ[TOKEN] = os.urandom(20).hex()
-    environment = {**os.environ, "TMPDIR": str(top / "tmp"), "NDBATCH_SOAK": str(os.getpid())}
+    environment = {**os.environ, **SHORT_HISTORY, "TMPDIR": str(top / "tmp"), "NDBATCH_SOAK": str(os.getpid())}
     site = Site(top, environment)
     faults = Faults.every(options.faults / 10, seed=options.seed, silence=2, trickle_seconds=1, retry_after=0.5)
     watch = Watch(site.role, marker)
