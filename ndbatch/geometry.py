@@ -65,6 +65,8 @@ class Box:
 
     def grow(self, halo: Sequence[int]) -> Box:
         """Return the box larger by `halo[i]` voxels at both ends of axis i."""
+        if len(halo) == self.ndim and not any(halo):  # most blocks, and each of them several times
+            return self
         return Box(
             tuple(a - h for a, h in zip(self.start, halo, strict=True)),
             tuple(b + h for b, h in zip(self.stop, halo, strict=True)),
@@ -84,6 +86,8 @@ class Box:
 
     def coarsened(self, by: Sequence[int]) -> Box:
         """Return the box of the coarser voxels, `by[i]` voxels each counted from absolute 0, that hold any of this one."""
+        if len(by) == self.ndim and max(by, default=1) == 1:
+            return self
         start = tuple(a // f for a, f in zip(self.start, by, strict=True))
         return Box(start, tuple(-(-b // f) for b, f in zip(self.stop, by, strict=True)))
 
