@@ -305,6 +305,8 @@ def soak(top: Path, options: argparse.Namespace) -> list[str]:
     with ExitStack() as stack:
         stack.callback(site.stop)
         site.start_service()
+        if 60 * options.minutes > WARM:  # else no growth is judged
+            site.exercise()
         site.start_cluster()
         site.start_driver()
         chaos = stack.enter_context(chaos_proxy(f"http://{site.url}"))

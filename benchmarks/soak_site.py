@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,27 @@ class Site:
             lambda: (re.findall(r"http://(127\.0\.0\.1:\d+)/ serves", (self.top / "log.txt").read_text()) or [""])[0],
             "the service did not come up",
         )
+
+    def exercise(self, rounds: int = 4, together: int = 3) -> None:
+        """Give the service the work of several runs at once, so that its processes have now what they need at their busiest.
+
+        Memory for a request is kept for the next ones; a process that happened to be asked less would fill up for half an hour.
+        """
+        folder = self.top / "exercise"
+        for number in range(rounds):
+            started = []
+            for one in range(together):
+                job, name = folder / str(one) / "job.yaml", f"exercise{one}"
+                job.parent.mkdir(parents=True)
+                source, target = f"ndstore://{self.url}/cells3d/nuclei", f"ndstore://{self.url}/soak/{name}"
+                job.write_text(yaml.safe_dump(configuration(source, target, {"kind": "threads", "workers": 8})))
+                started.append(self.start("-m", "ndbatch", "run", str(job), "--quiet"))
+            codes = [process.wait() for process in started]
+            if any(codes):
+                raise SystemExit(f"the service is not up to {together} runs at once, in round {number}")
+            for one in range(together):
+                remove(f"ndstore://{self.url}/soak/exercise{one}")
+            shutil.rmtree(folder)
 
     def start_cluster(self) -> None:
         """Start a scheduler and two workers, each with its nanny."""
