@@ -138,8 +138,10 @@ def _standing(folder: Path, workers: int) -> Iterator[str]:
             for order in orders:
                 command = [sys.executable, "-m", "dask", *order]
                 started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-                while not told.exists():
+                while not told.exists() and started[0].poll() is None:
                     time.sleep(0.05)
+        if not told.exists():
+            raise SystemExit(f"the scheduler did not start: {(folder / 'log.txt').read_text()}")
         address = str(json.loads(told.read_text())["address"])
         with Client(address) as client:
             client.wait_for_workers(workers, timeout=60)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from ndbatch.config.secret import Secret
     from ndbatch.remotes.remote import Entry
     from ndbatch.server.service import Service
     from ndbatch.server.settings import Settings
@@ -52,19 +53,17 @@ def serve(
 
     Prints where. Requests in flight are answered before it ends, so that no write that was answered is lost.
     """
-    from ndbatch.config.secret import Secret
-    from ndbatch.errors import ConfigError
+    from ndbatch.server.memory import share_arenas
     from ndbatch.server.running import base_address, listening, prepared, require_server
     from ndbatch.server.running import serve as answer
     from ndbatch.server.settings import settings
 
-    if token_env and token_file:
-        raise ConfigError("--token-env and --token-file are two places for one token; give one of them")
-    token = Secret(env=token_env) if token_env else Secret(file=str(token_file)) if token_file else None
+    token = _token(token_env, token_file)
     changes: dict[str, Any] = {"host": host, "port": port, "write": write, "workers": workers, "token": token}
     told = replace(settings(place), **{name: value for name, value in changes.items() if value is not None})
     told.require_safe(open_to_network)
     require_server()
+    share_arenas()  # before volumes are looked at, in threads: arenas that there are stay
     bound = listening(told.host, told.port)
     try:
         service, refused, made = prepared(told)
@@ -73,6 +72,16 @@ def serve(
     finally:
         bound.close()
     typer.echo("stopped; every request that came was answered")
+
+
+def _token(env: str | None, file: Path | None) -> Secret | None:
+    """Return where the token is, of the two ways to say it. ConfigError where both are given."""
+    from ndbatch.config.secret import Secret
+    from ndbatch.errors import ConfigError
+
+    if env and file:
+        raise ConfigError("--token-env and --token-file are two places for one token; give one of them")
+    return Secret(env=env) if env else Secret(file=str(file)) if file else None
 
 
 def _answer_until_stopped(answer: Any, service: Service, bound: socket.socket, workers: int) -> None:

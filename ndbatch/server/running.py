@@ -86,7 +86,6 @@ def kept_token(path: Path) -> tuple[str, bool]:
 def serve(service: Service, bound: socket.socket, workers: int = 1) -> None:
     """Answer on a bound socket until Ctrl-C or SIGTERM; requests in flight are answered first. KeyboardInterrupt may end it."""
     if workers == 1:
-        share_arenas()
         server(watched(service)).run(sockets=[bound])
     else:
         require_server()

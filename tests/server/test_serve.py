@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import signal
@@ -332,3 +333,23 @@ def test_folders_of_one_name_in_two_datasets_are_two_projects(tmp_path: Path) ->
         for collection, data in (("adams", near), ("brown", far)):
             volume = ndbatch.open(f"{url.replace('http', 'boss')}/{collection}/embryo/em")
             np.testing.assert_array_equal(volume.read(volume.domain), data)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="arenas are glibc's; this is another C library")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_threads_share_two_arenas_of_memory(processes: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    with started(str(folder), "--port", "0", "--workers", str(processes)) as (process, base, _):
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda _: HTTP.request("GET", f"{base}/").status, range(200)))
+        assert set(answers) == {200}
+        pids = [one.pid for one in answering(process.pid, 2)] if processes > 1 else [process.pid]
+        for pid in pids:
+            found = beside_the_main_one(Path(f"/proc/{pid}/maps").read_text())
+            assert found < 5  # one, and what else begins there by chance; 15 where none is shared
+
+
+def beside_the_main_one(maps: str) -> int:
+    """Return how many arenas a process has beside the main one: each is 64 MiB of addresses, begun at a multiple of that."""
+    starts = re.findall(r"^([0-9a-f]+)-[0-9a-f]+ rw-p 00000000 00:00 0 *$", maps, re.MULTILINE)
+    return sum(int(start, 16) % 2**26 == 0 for start in starts)
