@@ -19,6 +19,8 @@ from ndbatch.errors import JournalError
 if TYPE_CHECKING:
     from ndbatch.config.model import Config
 
+LOOK_EVERY = 0.05
+"""Seconds between two looks at a process that starts or ends."""
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 3, "dead": 3, "planned": 3}
 
 
@@ -42,8 +44,12 @@ def start(config: Config, path: Path, overrides: Sequence[str], *, fresh: bool, 
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    while process.poll() is None and (_holder(directory) or {}).get("pid") != process.pid:
-        time.sleep(0.05)
+    try:
+        while process.poll() is None and not _begun(directory, process.pid):
+            time.sleep(LOOK_EVERY)
+    except KeyboardInterrupt:
+        typer.echo(f"process {process.pid} goes on in the background; what it says goes to {log}", err=True)
+        raise typer.Exit(0) from None
     if process.poll() is not None:
         tell(log.read_text(errors="replace").strip())
         raise typer.Exit(process.returncode)
@@ -54,6 +60,13 @@ def start(config: Config, path: Path, overrides: Sequence[str], *, fresh: bool, 
         watch(directory, path, overrides)
 
 
+def _begun(directory: Path, pid: int) -> bool:
+    """Return whether the run that process `pid` drives can be looked at: it holds the directory before its journal is there."""
+    from ndbatch.journal import Journal
+
+    return (_holder(directory) or {}).get("pid") == pid and Journal.exists(directory)
+
+
 def watch(directory: Path, place: Path, overrides: Sequence[str]) -> None:
     """Show the run in `directory` until it ends, and leave with its exit code; Ctrl-C leaves the run alone."""
     from ndbatch.journal import Journal
@@ -61,15 +74,18 @@ def watch(directory: Path, place: Path, overrides: Sequence[str]) -> None:
     from ndbatch.report.progress import Progress
     from ndbatch.report.status import status_lines
 
-    if not Journal.exists(directory):
-        raise JournalError(f"{directory} holds no run yet; start it with: {command('run', place, overrides=overrides)}")
     try:
+        while not Journal.exists(directory) and _holder(directory):
+            time.sleep(LOOK_EVERY)  # a driver has just taken the directory
+        if not Journal.exists(directory):
+            again = command("run", place, overrides=overrides)
+            raise JournalError(f"{directory} holds no run yet; start it with: {again}")
         if _holder(directory):
             with Progress() as progress:
                 for event in follow(directory, lambda: _holder(directory) is not None):
                     progress(event)
             while (_holder(directory) or {}).get("pid") not in (None, os.getpid()):
-                time.sleep(0.05)  # it still writes its report
+                time.sleep(LOOK_EVERY)  # it still writes its report
     except KeyboardInterrupt:
         typer.echo(f"the run goes on; look again:  {command('attach', place, overrides=overrides)}", err=True)
         raise typer.Exit(0) from None

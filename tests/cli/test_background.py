@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 
 import ndbatch as nb
 from ndbatch import events
-from ndbatch.journal.lock import holder_of
+from ndbatch.journal.lock import holder_of, take_lock
 from ndbatch.report.following import event_of, follow
 
 JOB = """
@@ -73,12 +73,12 @@ def test_a_run_goes_on_without_the_terminal_that_started_it(folder: Path) -> Non
 def test_ctrl_c_stops_the_showing_and_kill_stops_the_run(folder: Path) -> None:
     command = [sys.executable, "-m", "ndbatch", "run", "job.yaml", "--follow"]
     showing = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 180
-    while holder_of(folder / "runs/job") is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(1)
+    assert showing.stdout is not None
+    assert showing.stderr is not None
+    out = "".join(showing.stdout.readline() for _ in range(3))
+    assert showing.stderr.readline().startswith("job: 8 blocks")
     showing.send_signal(signal.SIGINT)
-    out, error = showing.communicate(timeout=180)
+    _, error = showing.communicate(timeout=180)
     assert showing.returncode == 0, error
     assert "the run goes on; look again:  " in error
     held = holder_of(folder / "runs/job")
@@ -88,6 +88,48 @@ def test_ctrl_c_stops_the_showing_and_kill_stops_the_run(folder: Path) -> None:
     attached = ndbatch(folder, "attach", "job.yaml")
     assert attached.returncode == 3
     assert "interrupted" in attached.stdout
+
+
+def test_ctrl_c_while_a_run_begins_leaves_it_alone(folder: Path) -> None:
+    (folder / "slow.py").write_text(
+        "import time\nfrom pathlib import Path\n\n"
+        f"Path('{folder}/imported').touch()\nwhile not Path('{folder}/go').exists():\n    time.sleep(0.05)\n\n\n"
+        "def wait(image, block, folder):\n    return image\n"
+    )
+    command = [sys.executable, "-m", "ndbatch", "run", "job.yaml", "--follow"]
+    showing = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    until((folder / "imported").exists)
+    showing.send_signal(signal.SIGINT)
+    _, error = showing.communicate(timeout=180)
+    assert showing.returncode == 0, error
+    (pid,) = re.findall(r"process (\d+) goes on in the background", error)
+    (folder / "go").touch()
+    until(lambda: not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes())
+    assert nb.open(f"{folder}/runs/job/out.zarr").attributes["complete"] is True
+
+
+def test_attach_waits_for_the_journal_of_a_driver_that_has_just_begun(folder: Path) -> None:
+    directory = folder / "runs/job"
+    directory.mkdir(parents=True)
+    held = take_lock(directory)
+    command = [sys.executable, "-m", "ndbatch", "attach", "runs/job"]
+    shown: subprocess.Popen[str] | None = None
+    try:
+        shown = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            shown.wait(timeout=3)
+    finally:
+        held.release()
+    _, error = shown.communicate(timeout=180)
+    assert shown.returncode == 2
+    assert "holds no run yet" in error
+
+
+def until(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 180
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_run_that_does_not_begin_says_why(folder: Path) -> None:
