@@ -30,6 +30,8 @@ def start(config: Config, path: Path, overrides: Sequence[str], *, fresh: bool, 
     What it says goes to a file beside the run directory. A run that does not begin leaves with its own words and exit code.
     With `follow` its progress is shown; a run that is under way already is only shown.
     """
+    from ndbatch.journal import Journal  # before the process is there: an import may swallow Ctrl-C
+
     directory = config.run_directory
     if follow and not fresh and _holder(directory):
         watch(directory, path, overrides)
@@ -45,7 +47,7 @@ def start(config: Config, path: Path, overrides: Sequence[str], *, fresh: bool, 
             start_new_session=True,
         )
     try:
-        while process.poll() is None and not _begun(directory, process.pid):
+        while process.poll() is None and not (_held_by(process.pid, directory) and Journal.exists(directory)):
             time.sleep(LOOK_EVERY)
     except KeyboardInterrupt:
         typer.echo(f"process {process.pid} goes on in the background; what it says goes to {log}", err=True)
@@ -60,11 +62,8 @@ def start(config: Config, path: Path, overrides: Sequence[str], *, fresh: bool, 
         watch(directory, path, overrides)
 
 
-def _begun(directory: Path, pid: int) -> bool:
-    """Return whether the run that process `pid` drives can be looked at: it holds the directory before its journal is there."""
-    from ndbatch.journal import Journal
-
-    return (_holder(directory) or {}).get("pid") == pid and Journal.exists(directory)
+def _held_by(pid: int, directory: Path) -> bool:
+    return (_holder(directory) or {}).get("pid") == pid
 
 
 def watch(directory: Path, place: Path, overrides: Sequence[str]) -> None:

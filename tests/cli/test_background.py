@@ -43,6 +43,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     )
     (tmp_path / "job.yaml").write_text(JOB.replace("folder: .", f"folder: {tmp_path}"))
     yield tmp_path
+    (tmp_path / "go").touch()  # a run that does not hold its directory yet ends by itself
     if (held := holder_of(tmp_path / "runs/job")) is not None:
         os.kill(held["pid"], signal.SIGKILL)
 
