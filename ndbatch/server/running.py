@@ -18,7 +18,7 @@ from typing import Any
 
 from ndbatch.errors import Denied, PlanError, missing_extra
 from ndbatch.remotes.remote import Entry
-from ndbatch.server.memory import share_arenas
+from ndbatch.server.memory import GivesBack, share_arenas
 from ndbatch.server.scan import Watch, fill, fill_configured
 from ndbatch.server.service import STATE, Access, Service, application
 from ndbatch.server.settings import Settings
@@ -41,7 +41,7 @@ class Answering:
     def __call__(self, bound: socket.socket) -> None:
         """Answer on `bound` until SIGTERM."""
         share_arenas()
-        server(watched(Service(self.root, Access(self.write, self.tokens)))).run(sockets=[bound])
+        server(GivesBack(watched(Service(self.root, Access(self.write, self.tokens))))).run(sockets=[bound])
 
 
 def watched(service: Service) -> Any:
@@ -86,7 +86,7 @@ def kept_token(path: Path) -> tuple[str, bool]:
 def serve(service: Service, bound: socket.socket, workers: int = 1) -> None:
     """Answer on a bound socket until Ctrl-C or SIGTERM; requests in flight are answered first. KeyboardInterrupt may end it."""
     if workers == 1:
-        server(watched(service)).run(sockets=[bound])
+        server(GivesBack(watched(service))).run(sockets=[bound])
     else:
         require_server()
         keep_running(Answering(service.root, service.access.write, service.access.tokens), bound, workers)
