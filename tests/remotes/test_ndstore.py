@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ import ndbatch as nb
 from ndbatch.config.secret import Secret
 from ndbatch.errors import Conflict, Corrupt, Denied, NotFound, PlanError, RemoteError
 from ndbatch.geometry import Box
+from ndbatch.remotes.address import parse
 from ndbatch.remotes.ndstore import wire
 from ndbatch.remotes.ndstore.frame import DTYPES, Info, cuboid, level_box
 from ndbatch.remotes.ndstore.remote import NdstoreRemote
+from ndbatch.remotes.ndstore.service import connected
 from ndbatch.remotes.ndstore.volume import FORMATS, NdstoreVolume
 from ndbatch.server.service import Access, Service
 from ndbatch.testing.serving import serving
@@ -161,6 +165,29 @@ def test_metadata_pictures_and_listing(live: tuple[str, Service]) -> None:
         nb.open(f"{host}/cortex/em")
     with pytest.raises(PlanError, match="names no channel; write token/channel"):
         remote.locate("cortex")
+
+
+def test_what_is_kept_of_a_channel_goes_with_it(live: tuple[str, Service]) -> None:
+    """A new channel of its name begins with nothing, and the document of the token does not grow with those that were."""
+    url = f"{live[0]}/cortex/em"
+    facts = {"shape": (8, 20, 30), "kind": "image", "voxel_size": SIZE, "dtype": "uint8"}
+    nb.create(url, **facts).set_attributes({"complete": True})
+    remote = nb.connect(f"{live[0]}/cortex")
+    remote.delete("em")
+    assert "em" not in json.dumps(connected(parse(url)).metadata("cortex"))
+    assert nb.create(url, **facts).attributes == {}
+
+
+def test_channels_that_are_described_at_once_keep_what_each_was_told(live: tuple[str, Service]) -> None:
+    """Each writer tells of its own channel; none sends back what it read of another's a moment ago."""
+    names = [f"c{n}" for n in range(8)]
+    facts = {"shape": (8, 20, 30), "kind": "image", "voxel_size": SIZE, "dtype": "uint8"}
+    volumes = [nb.create(f"{live[0]}/cortex/{name}", **facts) for name in names]
+    with ThreadPoolExecutor(8) as pool:
+        for step in range(5):
+            list(pool.map(lambda volume, step=step: volume.set_attributes({f"step{step}": volume.url}), volumes))
+    for volume in volumes:
+        assert volume.attributes == {f"step{step}": volume.url for step in range(5)}
 
 
 def test_channels_of_a_token_have_one_extent(live: tuple[str, Service]) -> None:

@@ -247,10 +247,8 @@ class NdstoreVolume(CutoutVolume):
         """Merge `values` into what is kept of the channel in the document of its token."""
         if not self.abilities.attributes:
             super().set_attributes(values)
-        document = self._service.metadata(self._token)
-        channels = document.get("channels", {})
-        document["channels"] = {**channels, self._channel: {**channels.get(self._channel, {}), **values}}
-        self._service.set_metadata(self._token, document)
+        # Nothing that was read is sent back: another client may have changed it meanwhile.
+        self._service.set_metadata(self._token, {"channels": {self._channel: dict(values)}})
 
     def status(self) -> int:
         """Return 0 where the levels do not follow from the voxels, 1 while they are made, 2 where they do."""

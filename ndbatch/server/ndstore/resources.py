@@ -19,13 +19,13 @@ from ndbatch.server.catalogue import Project
 from ndbatch.server.ndstore.channels import NotAccepted, make_channel, require_free
 from ndbatch.server.ndstore.documents import DATASETS, public_datasets
 from ndbatch.server.ndstore.tokens import (
-    LIMS,
     TOKENS,
     Document,
     channel_of,
     channel_type,
     channels_of,
     datatype,
+    keep_metadata,
     own,
     project_of,
     propagation,
@@ -115,9 +115,9 @@ def metadata(service: Service, call: Call, parts: Sequence[str]) -> Response:
         service.access.require_write(shown)
     except Denied as error:
         return as_json({"message": error.message}, 403)
-    with service.catalogue.transaction():  # old clients send what they change alone, such as their list of subvolumes
-        merged = {**kept_metadata(service, parts[2]), **document}
-        service.catalogue.keep(LIMS, parts[2], json.dumps(merged).encode())
+    keep_metadata(
+        service, parts[2], document
+    )  # old clients send what they change alone, such as their list of subvolumes
     return as_json({"_id": 1})
 
 

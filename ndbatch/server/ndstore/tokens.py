@@ -214,9 +214,38 @@ def _by_level(values: Mapping[int, Shape | tuple[float, ...]]) -> dict[str, list
 
 
 LIMS = "ndstore:metadata"
+"""Documents: what is kept with a token, but for its field `channels`."""
 
 
 def metadata(service: Service, token: str) -> Document:
-    """Return the metadata document of a token."""
+    """Return the metadata document of a token; its field `channels` holds what is kept with each channel that is there."""
     found: Document = json.loads(service.catalogue.document(LIMS, token) or b"{}")
+    channels = service.catalogue.channels(project_of(service, token).name)
+    told = {channel.name: own(channel)["attributes"] for channel in channels if own(channel).get("attributes")}
+    if told:
+        found["channels"] = {**_described(found), **told}
     return found
+
+
+def keep_metadata(service: Service, token: str, document: Document) -> None:
+    """Put fields in place of those of a token's document; what `channels` says of a channel is merged into what is kept with it.
+
+    It goes when the channel goes, and two clients that describe two channels at once do not undo each other.
+    """
+    with service.catalogue.transaction():
+        channels = {channel.name: channel for channel in service.catalogue.channels(project_of(service, token).name)}
+        told = {n: v for n, v in _described(document).items() if n in channels and isinstance(v, dict)}
+        for name, values in told.items():
+            keep_own(service, channels[name], attributes={**own(channels[name]).get("attributes", {}), **values})
+        kept: Document = {**json.loads(service.catalogue.document(LIMS, token) or b"{}"), **document}
+        if told:
+            kept["channels"] = {name: values for name, values in _described(document).items() if name not in told}
+            if not kept["channels"]:
+                del kept["channels"]
+        service.catalogue.keep(LIMS, token, json.dumps(kept).encode())
+
+
+def _described(document: Document) -> Document:
+    """Return the field `channels` of a document, where it is one that names channels."""
+    found = document.get("channels")
+    return found if isinstance(found, dict) else {}
