@@ -190,6 +190,19 @@ def test_channels_that_are_described_at_once_keep_what_each_was_told(live: tuple
         assert volume.attributes == {f"step{step}": volume.url for step in range(5)}
 
 
+@pytest.mark.parametrize("channels", [{"planned": {"stain": "DAPI"}}, ["em", "seg"]])
+def test_words_about_channels_that_are_not_there_stay(live: tuple[str, Service], channels: Any) -> None:
+    url = f"{live[0]}/cortex/em"
+    em = nb.create(url, shape=(8, 20, 30), kind="image", voxel_size=SIZE, dtype="uint8")
+    service = connected(parse(url))
+    service.set_metadata("cortex", {"channels": channels, "author": "me"})
+    assert service.metadata("cortex") == {"channels": channels, "author": "me"}
+    em.set_attributes({"stain": 3})
+    assert em.attributes == {"stain": 3}
+    nb.connect(f"{live[0]}/cortex").delete("em")
+    assert service.metadata("cortex") == {"channels": channels, "author": "me"}
+
+
 def test_channels_of_a_token_have_one_extent(live: tuple[str, Service]) -> None:
     nb.create(f"{live[0]}/one/a", shape=(8, 20, 30), voxel_size=SIZE)
     with pytest.raises(Conflict, match=r"all channels of a token fill its dataset"):

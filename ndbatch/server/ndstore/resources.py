@@ -115,9 +115,8 @@ def metadata(service: Service, call: Call, parts: Sequence[str]) -> Response:
         service.access.require_write(shown)
     except Denied as error:
         return as_json({"message": error.message}, 403)
-    keep_metadata(
-        service, parts[2], document
-    )  # old clients send what they change alone, such as their list of subvolumes
+    # Old clients send what they change alone, such as their list of subvolumes.
+    keep_metadata(service, parts[2], document)
     return as_json({"_id": 1})
 
 

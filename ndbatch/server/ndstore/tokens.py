@@ -230,19 +230,20 @@ def metadata(service: Service, token: str) -> Document:
 def keep_metadata(service: Service, token: str, document: Document) -> None:
     """Put fields in place of those of a token's document; what `channels` says of a channel is merged into what is kept with it.
 
-    It goes when the channel goes, and two clients that describe two channels at once do not undo each other.
+    That is gone once the channel is. Two clients that describe two channels at once do not undo each other.
     """
     with service.catalogue.transaction():
+        kept: Document = json.loads(service.catalogue.document(LIMS, token) or b"{}")
         channels = {channel.name: channel for channel in service.catalogue.channels(project_of(service, token).name)}
-        told = {n: v for n, v in _described(document).items() if n in channels and isinstance(v, dict)}
-        for name, values in told.items():
-            keep_own(service, channels[name], attributes={**own(channels[name]).get("attributes", {}), **values})
-        kept: Document = {**json.loads(service.catalogue.document(LIMS, token) or b"{}"), **document}
-        if told:
-            kept["channels"] = {name: values for name, values in _described(document).items() if name not in told}
-            if not kept["channels"]:
-                del kept["channels"]
-        service.catalogue.keep(LIMS, token, json.dumps(kept).encode())
+        rest, told = dict(document), _described(document)
+        known = {name for name, values in told.items() if name in channels and isinstance(values, dict)}
+        for name in known:
+            keep_own(service, channels[name], attributes={**own(channels[name]).get("attributes", {}), **told[name]})
+        if known:
+            del rest["channels"]
+            if others := {name: values for name, values in told.items() if name not in known}:
+                rest["channels"] = {**_described(kept), **others}
+        service.catalogue.keep(LIMS, token, json.dumps({**kept, **rest}).encode())
 
 
 def _described(document: Document) -> Document:
